@@ -1,0 +1,96 @@
+# The C tests. Labels: `ring` (operations over the ring), `contract` (start-up and argument errors),
+# `faults` (failures that a test brings about), `quick` (up to three ranks).
+
+set(ctests_dir "${PROJECT_SOURCE_DIR}/ctests")
+
+function(add_test_program name library)
+  add_executable(${name} "${ctests_dir}/${ARGV2}")
+  set_target_properties(${name} PROPERTIES
+    C_STANDARD 11 C_STANDARD_REQUIRED ON C_EXTENSIONS OFF
+    RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/ctests")
+  target_compile_options(${name} PRIVATE ${warnings})
+  target_link_libraries(${name} PRIVATE ${library} Threads::Threads m)
+endfunction()
+
+# add_rank_test(program label ranks...): one test for each number of ranks, under mlxd-launch.
+function(add_rank_test program label)
+  add_test_program(${program} mlxd::mlxd ${program}.c)
+  foreach(ranks IN LISTS ARGN)
+    set(test ${program}_${ranks})
+    set(labels ${label})
+    set(processors 1)
+    if(ranks GREATER 3)
+      set(processors 2)
+    else()
+      list(APPEND labels quick)
+    endif()
+    add_test(NAME ${test} COMMAND "${launch}" -n ${ranks} -- $<TARGET_FILE:${program}>)
+    set_tests_properties(${test} PROPERTIES
+      LABELS "${labels}" TIMEOUT 300 PROCESSORS ${processors})
+  endforeach()
+endfunction()
+
+add_rank_test(matrix_reduce ring 1 2 3 4 5 8)
+add_rank_test(matrix_move ring 1 2 3 4 5 8)
+add_rank_test(matrix_p2p ring 1 2 3 4 5 8)
+add_rank_test(special_values ring 1 2 3 4 5 8)
+add_rank_test(groups ring 1 2 3 4 5 8)
+add_rank_test(concurrency ring 1 2 3 4 5 8)
+add_rank_test(arguments contract 1 2 3 4 5 8)
+add_rank_test(restart contract 1 2 3 4 5 8)
+add_rank_test(failures faults 1 2 3 4 5 8)
+add_rank_test(mismatch faults 2 3 4)
+
+# add_lone_test(program label): starts what processes it needs by itself.
+function(add_lone_test program label)
+  add_test_program(${program} mlxd::mlxd ${program}.c)
+  add_test(NAME ${program} COMMAND ${program})
+  set_tests_properties(${program} PROPERTIES LABELS "${label};quick" TIMEOUT 200 PROCESSORS 2)
+endfunction()
+
+add_lone_test(contract contract)
+add_lone_test(startup contract)
+add_lone_test(misconfigured contract)
+add_lone_test(strangers faults)
+add_lone_test(peer_lost faults)
+
+add_test_program(contract_static mlxd::mlxd-static contract.c)
+add_test(NAME contract_static COMMAND contract_static)
+set_tests_properties(contract_static PROPERTIES LABELS "contract;quick" TIMEOUT 200)
+
+if(MLXD_BUILD_EXAMPLES AND TARGET train_digits)
+  add_test(NAME train_digits
+    COMMAND "${ctests_dir}/train_digits.sh" "${launch}" $<TARGET_FILE:train_digits>
+            "${PROJECT_SOURCE_DIR}/examples/data/digits.csv.gz")
+  set_tests_properties(train_digits PROPERTIES LABELS ring TIMEOUT 300 PROCESSORS 2)
+endif()
+
+# The header by itself, twice, in every version of both languages.
+function(add_header_test name compiler standard source)
+  add_test(NAME header_${name}
+    COMMAND "${compiler}" -std=${standard} ${warnings} -pedantic-errors -fsyntax-only
+            "-I${PROJECT_SOURCE_DIR}/include" "${ctests_dir}/${source}")
+  set_tests_properties(header_${name} PROPERTIES LABELS "contract;quick" TIMEOUT 60)
+endfunction()
+
+foreach(standard 99 11 17)
+  add_header_test(c${standard} "${CMAKE_C_COMPILER}" c${standard} header.c)
+endforeach()
+foreach(standard 11 17 20)
+  add_header_test(cxx${standard} "${CMAKE_CXX_COMPILER}" c++${standard} header.cpp)
+endforeach()
+
+# The library exports what the header declares, and needs nothing but libc.
+add_test(NAME exports
+  COMMAND "${CMAKE_COMMAND}" "-DLIBRARY=${lib_dir}/${lib_file}"
+          "-DHEADER=${PROJECT_SOURCE_DIR}/include/mlxd.h" "-DSONAME=${lib_soname}"
+          -P "${PROJECT_SOURCE_DIR}/cmake/check_exports.cmake")
+set_tests_properties(exports PROPERTIES LABELS "contract;quick" TIMEOUT 60)
+
+# What `cmake --install` leaves serves find_package and pkg-config.
+add_test(NAME install
+  COMMAND "${CMAKE_COMMAND}" "-DBUILD=${PROJECT_BINARY_DIR}" "-DLIBDIR=${CMAKE_INSTALL_LIBDIR}"
+          "-DCONSUMER=${ctests_dir}/consumer" "-DGENERATOR=${CMAKE_GENERATOR}"
+          "-DVERSION=${PROJECT_VERSION}" "-DCC=${CMAKE_C_COMPILER}"
+          -P "${PROJECT_SOURCE_DIR}/cmake/check_install.cmake")
+set_tests_properties(install PROPERTIES LABELS "contract;quick" TIMEOUT 120)

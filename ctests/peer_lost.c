@@ -1,0 +1,303 @@
+/* A rank that dies: the others hear of it at once, on whatever they wait, by its rank; groups
+ * without it go on. A rank that ends in good order takes nobody with it.
+ *
+ * As a child: peer_lost child <case> <victim> */
+#include "processes.h"
+
+#include <pthread.h>
+
+/* News within a second is the promise; a loaded machine gets more. */
+#define NEWS_LIMIT_S 5.0
+
+static const char *program;
+static mlxd_group *world;
+static int rank;
+static int size;
+
+static const char *const cases[] = {"all_sum",   "recv",  "recv_other", "barrier", "stream",
+                                    "large_sum", "split", "idle",       "send",    "others",
+                                    "exit",      "_exit", "free"};
+#define CASES (sizeof cases / sizeof cases[0])
+
+static int32_t one = 1;
+
+static mlxd_status small_sum(mlxd_group *group) {
+    int32_t sum = 0;
+    return mlxd_all_sum(group, &one, &sum, 1, MLXD_INT32, NULL);
+}
+
+/* Sums of 16 MiB, one after the other, until one fails. */
+static mlxd_status large_sums(void) {
+    size_t count = 4u << 20;
+    float *input = calloc(count, sizeof *input);
+    float *output = calloc(count, sizeof *output);
+    REQUIRE(input != NULL && output != NULL);
+    mlxd_status status = MLXD_OK;
+    for (int round = 0; round < 2000 && status == MLXD_OK; round++) {
+        status = mlxd_all_sum(world, input, output, count, MLXD_FLOAT32, NULL);
+    }
+    free(output);
+    free(input);
+    return status;
+}
+
+static mlxd_status large_send(int to) {
+    size_t count = 16u << 20;
+    unsigned char *input = calloc(count, 1);
+    REQUIRE(input != NULL);
+    mlxd_status status = mlxd_send(world, input, count, MLXD_UINT8, to, NULL);
+    free(input);
+    return status;
+}
+
+/* Waits, in no call, until the world has failed. */
+static mlxd_status wait_for_news(void) {
+    double end = seconds() + NEWS_LIMIT_S;
+    while (mlxd_group_status(world) == MLXD_OK && seconds() < end) {
+        sleep_ms(5);
+    }
+    return mlxd_barrier(world, NULL);
+}
+
+/* What the survivors wait on. */
+static mlxd_status survive(const char *name, int victim, mlxd_stream *stream, mlxd_group *others) {
+    int32_t value = 0;
+    if (strcmp(name, "recv") == 0) {
+        return mlxd_recv(world, &value, 1, MLXD_INT32, victim, NULL);
+    }
+    if (strcmp(name, "recv_other") == 0) {
+        /* From a rank that lives and sends nothing. */
+        int living = 0;
+        while (living == rank || living == victim) {
+            living++;
+        }
+        return mlxd_recv(world, &value, 1, MLXD_INT32, living, NULL);
+    }
+    if (strcmp(name, "barrier") == 0) {
+        return mlxd_barrier(world, NULL);
+    }
+    if (strcmp(name, "stream") == 0) {
+        REQUIRE_OK(mlxd_all_sum(world, &one, &value, 1, MLXD_INT32, stream));
+        return mlxd_stream_synchronize(stream);
+    }
+    if (strcmp(name, "large_sum") == 0) {
+        return large_sums();
+    }
+    if (strcmp(name, "split") == 0) {
+        mlxd_group *child = NULL;
+        return mlxd_group_split(world, 0, 0, &child);
+    }
+    if (strcmp(name, "idle") == 0) {
+        return wait_for_news();
+    }
+    if (strcmp(name, "send") == 0) {
+        return large_send(victim);
+    }
+    if (strcmp(name, "others") == 0) {
+        /* The group without the victim works before, meanwhile and until all of it have the news.
+         */
+        double end = seconds() + NEWS_LIMIT_S;
+        for (int32_t all_know = 0; all_know == 0;) {
+            int32_t know = mlxd_group_status(world) != MLXD_OK || seconds() > end;
+            REQUIRE_OK(mlxd_all_min(others, &know, &all_know, 1, MLXD_INT32, NULL));
+        }
+        return mlxd_barrier(world, NULL);
+    }
+    return small_sum(world); /* all_sum, exit, _exit, free */
+}
+
+static void *kill_soon(void *unused) {
+    (void)unused;
+    sleep_ms(300);
+    report_send(MLXD_OK, world); /* when it happened */
+    raise(SIGKILL);
+    return NULL;
+}
+
+static int victim_main(const char *name) {
+    if (strcmp(name, "large_sum") == 0) {
+        /* In the middle of a call, by another thread. */
+        pthread_t thread;
+        REQUIRE(pthread_create(&thread, NULL, kill_soon, NULL) == 0);
+        large_sums();
+    } else if (strcmp(name, "exit") == 0 || strcmp(name, "free") == 0 ||
+               strcmp(name, "_exit") == 0) {
+        sleep_ms(300);
+        report_send(MLXD_OK, world);
+        if (name[0] == '_') {
+            _exit(0); /* no goodbye: as good as dead */
+        }
+        if (name[0] == 'f') {
+            mlxd_group_free(world);
+        }
+        exit(0);
+    } else {
+        kill_soon(NULL);
+    }
+    return 1;
+}
+
+static int child_main(char **argv) {
+    check_start(60);
+    const char *name = argv[2];
+    int victim = atoi(argv[3]);
+    world = world_start();
+    rank = mlxd_group_rank(world);
+    size = mlxd_group_size(world);
+    mlxd_stream *stream = mlxd_stream_new();
+    REQUIRE(stream != NULL);
+    mlxd_group *others = NULL;
+    bool with_others = strcmp(name, "others") == 0;
+    REQUIRE_OK(mlxd_group_split(world, with_others && rank != victim ? 0 : -1, 0, &others));
+    REQUIRE_OK(small_sum(world));
+    if (rank == victim) {
+        return victim_main(name);
+    }
+    bool orderly = strcmp(name, "exit") == 0 || strcmp(name, "free") == 0;
+    if (orderly && size >= 3) {
+        /* The victim is done and goes; those who still have work with each other do it. */
+        int first = victim == 0 ? 1 : 0;
+        int second = first + 1 == victim ? first + 2 : first + 1;
+        if (rank == first || rank == second) {
+            int peer = rank == first ? second : first;
+            double end = seconds() + 1.0;
+            for (int32_t going = 1; going != 0;) {
+                int32_t mine = seconds() < end;
+                int32_t theirs = 0;
+                REQUIRE_OK(
+                    mlxd_send_recv(world, &mine, 1, peer, &theirs, 1, peer, MLXD_INT32, NULL));
+                going = mine != 0 && theirs != 0;
+                sleep_ms(10);
+            }
+        } else {
+            sleep_ms(1000);
+        }
+        CHECK(mlxd_group_status(world) == MLXD_OK);
+    }
+
+    mlxd_status status = survive(name, victim, stream, others);
+    report_send(status, world);
+    if (others != NULL) {
+        CHECK(mlxd_group_status(others) == MLXD_OK);
+        REQUIRE_OK(small_sum(others));
+    }
+    /* Later calls give the same answer, at once. */
+    double begin = seconds();
+    CHECK_STATUS(small_sum(world), status);
+    CHECK(mlxd_group_status(world) == status);
+    CHECK(seconds() - begin < 1);
+    mlxd_stream_free(stream);
+    mlxd_group_free(others);
+    mlxd_group_free(world);
+    return atomic_load(&check_failures) == 0 ? 0 : 1;
+}
+
+static void run_case(const char *name, int ranks, int victim) {
+    struct child children[8];
+    struct report report;
+    int port = free_ports(2);
+    char victim_text[16];
+    snprintf(victim_text, sizeof victim_text, "%d", victim);
+    const char *arguments[] = {"child", name, victim_text, NULL};
+    for (int r = 0; r < ranks; r++) {
+        char variables[3][64];
+        snprintf(variables[0], sizeof variables[0], "MLXD_RANK=%d", r);
+        snprintf(variables[1], sizeof variables[1], "MLXD_WORLD_SIZE=%d", ranks);
+        snprintf(variables[2], sizeof variables[2], "MLXD_COORDINATOR=127.0.0.1:%d", port);
+        const char *list[] = {variables[0], variables[1], variables[2], NULL};
+        children[r] = child_start(program, arguments, list);
+    }
+    memset(&report, 0, sizeof report);
+    CHECK(report_read(&children[victim], &report));
+    double died = report.at;
+    double slowest = 0;
+    bool orderly = strcmp(name, "exit") == 0 || strcmp(name, "free") == 0;
+    for (int r = 0; r < ranks; r++) {
+        if (r == victim) {
+            continue;
+        }
+        memset(&report, 0, sizeof report);
+        report.status = -1;
+        CHECK(report_read(&children[r], &report));
+        double took = report.at - died;
+        slowest = took > slowest ? took : slowest;
+        /* After an orderly end only the operation that needs the rank which left may fail. */
+        bool right = report.status == MLXD_ERROR_PEER_LOST ||
+                     (orderly && report.status == MLXD_ERROR_ABORTED);
+        bool named = names_number(report.message, victim);
+        if (!right || !named || (took > 1 && !orderly)) {
+            fprintf(stderr, "%s, %d ranks, rank %d of them lost: rank %d after %.3f s: %s \"%s\"\n",
+                    name, ranks, victim, r, took, mlxd_status_name(report.status), report.message);
+        }
+        CHECK(right);
+        CHECK(named);
+        CHECK(took < NEWS_LIMIT_S);
+    }
+    for (int r = 0; r < ranks; r++) {
+        int end = child_end(&children[r]);
+        bool killed = r == victim && !orderly && strcmp(name, "_exit") != 0;
+        if (end != (killed ? 128 + SIGKILL : 0)) {
+            fprintf(stderr, "%s, %d ranks, rank %d of them lost: rank %d ended with %d\n", name,
+                    ranks, victim, r, end);
+        }
+        CHECK(end == (killed ? 128 + SIGKILL : 0));
+    }
+    printf("peer_lost: %-10s %d ranks, without rank %d: known everywhere after %.3f s\n", name,
+           ranks, victim, slowest);
+}
+
+/* Everyone ends in good order, one after the other, without free or finalize. */
+static int leave_main(void) {
+    check_start(60);
+    world = world_start();
+    REQUIRE_OK(small_sum(world));
+    sleep_ms(100L * mlxd_group_rank(world));
+    CHECK(mlxd_group_status(world) == MLXD_OK);
+    report_send(mlxd_group_status(world), world);
+    return atomic_load(&check_failures) == 0 ? 0 : 1;
+}
+
+static void leave_in_turn(void) {
+    enum { RANKS = 4 };
+    struct child children[RANKS];
+    int port = free_ports(2);
+    const char *arguments[] = {"leave", NULL};
+    for (int r = 0; r < RANKS; r++) {
+        char variables[3][64];
+        snprintf(variables[0], sizeof variables[0], "MLXD_RANK=%d", r);
+        snprintf(variables[1], sizeof variables[1], "MLXD_WORLD_SIZE=%d", RANKS);
+        snprintf(variables[2], sizeof variables[2], "MLXD_COORDINATOR=127.0.0.1:%d", port);
+        const char *list[] = {variables[0], variables[1], variables[2], NULL};
+        children[r] = child_start(program, arguments, list);
+    }
+    for (int r = 0; r < RANKS; r++) {
+        struct report report;
+        CHECK(report_read(&children[r], &report) && report.status == MLXD_OK);
+        CHECK(child_end(&children[r]) == 0);
+    }
+}
+
+int main(int argc, char **argv) {
+    if (argc == 4 && strcmp(argv[1], "child") == 0) {
+        return child_main(argv);
+    }
+    if (argc == 2 && strcmp(argv[1], "leave") == 0) {
+        return leave_main();
+    }
+    check_start(170);
+    program = argv[0];
+    const char *only = argc > 1 ? argv[1] : NULL;
+    for (size_t i = 0; i < CASES; i++) {
+        if (only != NULL && strcmp(only, cases[i]) != 0) {
+            continue;
+        }
+        run_case(cases[i], 3, 1);
+        run_case(cases[i], 3, 0);
+        run_case(cases[i], 4, 3);
+    }
+    /* With nobody else left: */
+    run_case("all_sum", 2, 1);
+    run_case("recv", 2, 0);
+    leave_in_turn();
+    return check_finish("peer_lost");
+}

@@ -1,0 +1,592 @@
+/*
+ * libmlxd: distributed communication for C and C++ programs.
+ *
+ * A program calls mlxd_init() for its world and then collectives on it:
+ *
+ *     mlxd_group *world = mlxd_init(true, NULL);
+ *     if (world == NULL) { fprintf(stderr, "%s\n", mlxd_last_error()); return 1; }
+ *     mlxd_all_sum(world, input, output, count, MLXD_FLOAT32, NULL);
+ *     mlxd_group_free(world);
+ *
+ * Functions return a status, or a handle that is NULL on failure; mlxd_last_error() then says what
+ * was wrong, where, and what would be right. Outputs are written only on success. Whatever has a
+ * function named _new, _init or _split has one named _free. Nothing here exits, aborts, prints or
+ * throws. Pointers are checked for NULL; a NULL group never means the world.
+ *
+ * Generated from the library's sources: do not edit.
+ */
+
+#ifndef MLXD_H
+#define MLXD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/** The version of this header; mlxd_version() is that of the library. */
+#define MLXD_VERSION_MAJOR 0
+#define MLXD_VERSION_MINOR 1
+#define MLXD_VERSION_PATCH 0
+
+/**
+ * Ranks that compute together, as one of them sees them. Any thread may use a handle; operations
+ * of different groups go on beside each other. Must not be used after mlxd_group_free(). In a
+ * forked child, the handles of the parent are invalid arguments.
+ */
+typedef struct mlxd_group mlxd_group;
+
+/**
+ * Settings for mlxd_init_with_options(), each named like the environment variable that it
+ * overrides.
+ */
+typedef struct mlxd_options mlxd_options;
+
+/**
+ * A queue of operations that run in order on a thread of their own, while the caller goes on. Any
+ * thread may use it. In a forked child, the streams of the parent are invalid arguments.
+ */
+typedef struct mlxd_stream mlxd_stream;
+
+/**
+ * What a call came to: one of the MLXD_OK and MLXD_ERROR_ constants. Numbers never change meaning.
+ */
+typedef int32_t mlxd_status;
+
+/**
+ * An element type: one of the MLXD_ constants named after types. 14 and above are reserved.
+ */
+typedef int32_t mlxd_dtype;
+
+/**
+ * A way of the caller's own to gather `bytes` bytes from every rank: `src` has this rank's, `dst`
+ * has room for `size * bytes` and gets them all in rank order. Returns 0 on success. Called by
+ * mlxd_init_with_options() only, on its thread, by all ranks alike; may block.
+ */
+typedef int32_t (*mlxd_all_gather_fn)(void *user_data, const void *src, void *dst, size_t bytes);
+
+/**
+ * Success.
+ */
+#define MLXD_OK 0
+
+/**
+ * An argument is wrong; nothing was done, and the group works on.
+ */
+#define MLXD_ERROR_INVALID_ARGUMENT 1
+
+/**
+ * The request is right, but this backend or build cannot fulfil it.
+ */
+#define MLXD_ERROR_UNSUPPORTED 2
+
+/**
+ * The backend's library or device is not on this machine.
+ */
+#define MLXD_ERROR_UNAVAILABLE 3
+
+/**
+ * Rank, hostfile and the like are missing or malformed, or ranks were started with different ones.
+ */
+#define MLXD_ERROR_CONFIG 4
+
+/**
+ * A deadline passed: of the start, or of an operation without progress.
+ */
+#define MLXD_ERROR_TIMEOUT 5
+
+/**
+ * Another rank died, left while it was still needed, or fell silent.
+ */
+#define MLXD_ERROR_PEER_LOST 6
+
+/**
+ * mlxd_group_abort() was called on some rank, or mlxd_finalize() on this one.
+ */
+#define MLXD_ERROR_ABORTED 7
+
+/**
+ * Ranks called different operations, counts, dtypes or roots.
+ */
+#define MLXD_ERROR_MISMATCH 8
+
+/**
+ * A peer does not know MLXD_SECRET.
+ */
+#define MLXD_ERROR_AUTH 9
+
+/**
+ * A call to the operating system failed.
+ */
+#define MLXD_ERROR_SYSTEM 10
+
+/**
+ * MPI, CUDA, NCCL or verbs reported an error.
+ */
+#define MLXD_ERROR_BACKEND 11
+
+/**
+ * A bug in this library.
+ */
+#define MLXD_ERROR_INTERNAL 12
+
+/**
+ * One byte, 0 or 1. Sum and max are *or*, min is *and*.
+ */
+#define MLXD_BOOL 0
+
+/**
+ * int8_t. Sums of integers wrap.
+ */
+#define MLXD_INT8 1
+
+/**
+ * int16_t
+ */
+#define MLXD_INT16 2
+
+/**
+ * int32_t
+ */
+#define MLXD_INT32 3
+
+/**
+ * int64_t
+ */
+#define MLXD_INT64 4
+
+/**
+ * uint8_t
+ */
+#define MLXD_UINT8 5
+
+/**
+ * uint16_t
+ */
+#define MLXD_UINT16 6
+
+/**
+ * uint32_t
+ */
+#define MLXD_UINT32 7
+
+/**
+ * uint64_t
+ */
+#define MLXD_UINT64 8
+
+/**
+ * IEEE 754 binary16. Added in binary32 and rounded where contributions meet.
+ */
+#define MLXD_FLOAT16 9
+
+/**
+ * The upper half of a binary32. Added in binary32 and rounded where contributions meet.
+ */
+#define MLXD_BFLOAT16 10
+
+/**
+ * float. NaN wins in max and min, for all floating types.
+ */
+#define MLXD_FLOAT32 11
+
+/**
+ * double
+ */
+#define MLXD_FLOAT64 12
+
+/**
+ * Two floats: real part, imaginary part. Compared by real part, then imaginary part.
+ */
+#define MLXD_COMPLEX64 13
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The name of a status, such as "MLXD_ERROR_TIMEOUT"; "MLXD_ERROR_UNKNOWN" for a number that is
+ * none. Never NULL; the library owns the string for good. Any thread; never blocks.
+ */
+const char *mlxd_status_name(mlxd_status status);
+
+/**
+ * Bytes of one element of this type; 0 for an unknown one. Any thread; never blocks.
+ */
+size_t mlxd_dtype_size(mlxd_dtype dtype);
+
+/**
+ * The version of the library that is loaded, such as "0.1.0"; the header's own is in
+ * MLXD_VERSION_MAJOR, MLXD_VERSION_MINOR and MLXD_VERSION_PATCH. Never NULL; the library owns the
+ * string for good. Any thread; never blocks.
+ */
+const char *mlxd_version(void);
+
+/**
+ * Whether this backend could be started here: "ring", "mpi", "nccl", "jaccl", or "any" (also NULL)
+ * for one of them. False for a name that is none. Says nothing about the settings that a start
+ * needs. Any thread; may load the backend's library.
+ */
+bool mlxd_is_available(const char *backend);
+
+/**
+ * The world of this process on a backend: "ring", "mpi", "nccl", "jaccl", or "any" (also NULL) for
+ * the first of nccl, ring, mpi, jaccl that there are settings for.
+ *
+ * The first success on a backend is kept under its name and, if it is the first of all, under
+ * "any"; later calls return that same world. A world that failed or whose last handle was freed is
+ * not kept, so that the next call starts a new one, as all its ranks must. Each call returns a new
+ * handle, to be freed once with mlxd_group_free().
+ *
+ * Settings come from the environment; mlxd_options_set() names them like its variables. If there is
+ * nothing to start from, the result is a group of one rank on backend "none", which is not kept, or
+ * with `strict` NULL. Settings that are there but wrong give NULL in both modes, and so do
+ * variables that announce a world of more than one which no backend could start.
+ *
+ * Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS. Any thread; calls that start
+ * worlds run one after the other.
+ *
+ * NULL, with mlxd_last_status() and mlxd_last_error():
+ * MLXD_ERROR_INVALID_ARGUMENT: no backend of that name.
+ * MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
+ * MLXD_ERROR_UNSUPPORTED: a setting asks for what is not in this build.
+ * MLXD_ERROR_CONFIG: a setting is missing, malformed, or differs between ranks.
+ * MLXD_ERROR_TIMEOUT: ranks did not come; the message names them.
+ * MLXD_ERROR_AUTH: MLXD_SECRET differs between ranks.
+ * MLXD_ERROR_PEER_LOST: a rank was lost during the start.
+ * MLXD_ERROR_SYSTEM: a socket or a thread could not be made.
+ */
+mlxd_group *mlxd_init(bool strict, const char *backend);
+
+/**
+ * Starts a world with these options, whatever worlds there are already: unlike mlxd_init() it
+ * neither returns a world that was kept nor keeps the new one. The options may be freed or changed
+ * afterwards. For the rest, as mlxd_init().
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT also if `options` is NULL.
+ */
+mlxd_group *mlxd_init_with_options(bool strict, const char *backend, const mlxd_options *options);
+
+/**
+ * Says goodbye to the other ranks of every world and forgets the worlds. Groups whose handles are
+ * still out answer MLXD_ERROR_ABORTED, also to calls that are waiting; the handles must be freed
+ * nevertheless. A later mlxd_init() starts a new world.
+ *
+ * A normal end of the process does the same. A rank that leaves after its part is done fails
+ * nobody; whoever still needs bytes from it gets MLXD_ERROR_PEER_LOST. Any thread; blocks at most a
+ * second. In a forked child it does nothing to the worlds of the parent.
+ */
+void mlxd_finalize(void);
+
+/**
+ * This process's rank in the group, 0 to size - 1; -1 on error (NULL handle). Never blocks.
+ */
+int32_t mlxd_group_rank(const mlxd_group *group);
+
+/**
+ * The number of ranks in the group, at least 1; -1 on error (NULL handle). Never blocks.
+ */
+int32_t mlxd_group_size(const mlxd_group *group);
+
+/**
+ * What the group runs on: "ring", "mpi", "nccl", "jaccl", or "none" for a process that has nothing
+ * to start from. NULL on error (NULL handle). The library owns the string for good. Never blocks.
+ */
+const char *mlxd_group_backend(const mlxd_group *group);
+
+/**
+ * Makes new groups of the group's ranks: those that pass the same colour share one. All ranks of
+ * `group` must call it; it takes its place in the order of the group's collectives.
+ *
+ * Ranks are ordered by `key`, ties by their rank in `group`; a negative key is replaced by that
+ * rank. Colour -1: this rank joins no group, `*out` is NULL and the status MLXD_OK. The new group
+ * owns its connections, may be used beside its parent, outlives it, and has the parent's timeout.
+ * It fails when one of its ranks is lost, but not when its parent fails for another reason.
+ *
+ * `*out` is written only on success, and freed with mlxd_group_free(). Blocks until all ranks have
+ * called.
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, or the colour is below -1.
+ * MLXD_ERROR_TIMEOUT, _PEER_LOST, _ABORTED, _MISMATCH, _SYSTEM: as for a collective; the parent has
+ * failed, unless the message speaks of connections of the new group.
+ */
+mlxd_status mlxd_group_split(mlxd_group *group, int32_t color, int32_t key, mlxd_group **out);
+
+/**
+ * Sets how long each operation of this group that is called from now on, receives included, may go
+ * without progress, in milliseconds; 0: no limit. The limit counts from when the operation starts
+ * to run. Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. Never
+ * blocks.
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT: NULL handle.
+ */
+mlxd_status mlxd_group_set_timeout(mlxd_group *group, uint64_t milliseconds);
+
+/**
+ * MLXD_OK while the group works, or what failed it, with mlxd_last_error() saying more: the same
+ * status that every call on it returns from then on. Never blocks.
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT: NULL handle.
+ */
+mlxd_status mlxd_group_status(const mlxd_group *group);
+
+/**
+ * Fails the group on all its ranks: calls that wait in it, on whatever rank, return
+ * MLXD_ERROR_ABORTED within a second, and so does every later call. Groups made from it by
+ * mlxd_group_split(), and its parent, work on. Any thread, also while others wait in the group; not
+ * from a signal handler itself. Never blocks.
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT: NULL handle.
+ */
+mlxd_status mlxd_group_abort(mlxd_group *group);
+
+/**
+ * Frees a handle, once; NULL: does nothing. The last handle of a world says goodbye to its other
+ * ranks, once the groups split from it are freed too. Operations on streams keep the group until
+ * they have run; no other thread may be in a call with this handle. Never blocks.
+ */
+void mlxd_group_free(mlxd_group *group);
+
+/**
+ * output[i] = the sum of input[i] over all ranks, for `count` elements; every rank gets the same
+ * bytes. `input` and `output` hold `count` elements each. In place: `input == output`; any other
+ * overlap is an invalid argument.
+ *
+ * This holds for every operation below. All ranks of the group call the same collectives in the
+ * same order, with the same count, dtype and root. With `stream` NULL the call blocks until
+ * `output` is complete and `input` may be reused. On a stream it returns once its arguments were
+ * checked; the buffers then belong to the library until mlxd_stream_synchronize() has returned. A
+ * group's collectives run in the order in which this rank called them, whatever streams they are
+ * on. `count == 0` needs no buffers. Sizes in bytes may be 2 GiB and more. Any thread may call;
+ * groups go on beside each other. No call returns while anything can still touch its buffers; after
+ * a failure the contents of `output` are undefined.
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT: NULL group or buffer, unknown dtype, buffers that overlap; nothing
+ * was done and the group works on. All that follow fail the group for good:
+ * MLXD_ERROR_TIMEOUT: no progress for as long as the group's limit allows.
+ * MLXD_ERROR_PEER_LOST: a rank died, left or fell silent.
+ * MLXD_ERROR_ABORTED: mlxd_group_abort() or mlxd_finalize() was called.
+ * MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
+ * MLXD_ERROR_SYSTEM: a call to the operating system failed.
+ */
+mlxd_status mlxd_all_sum(mlxd_group *group,
+                         const void *input,
+                         void *output,
+                         size_t count,
+                         mlxd_dtype dtype,
+                         mlxd_stream *stream);
+
+/**
+ * output[i] = the greatest input[i] of all ranks. NaN wins. For the rest, as mlxd_all_sum().
+ */
+mlxd_status mlxd_all_max(mlxd_group *group,
+                         const void *input,
+                         void *output,
+                         size_t count,
+                         mlxd_dtype dtype,
+                         mlxd_stream *stream);
+
+/**
+ * output[i] = the least input[i] of all ranks. NaN wins. For the rest, as mlxd_all_sum().
+ */
+mlxd_status mlxd_all_min(mlxd_group *group,
+                         const void *input,
+                         void *output,
+                         size_t count,
+                         mlxd_dtype dtype,
+                         mlxd_stream *stream);
+
+/**
+ * output[r * count + i] = input[i] of rank r. `input` holds `count` elements, `output`
+ * `size * count`. In place: `input == output + rank * count` elements. For the rest, as
+ * mlxd_all_sum().
+ */
+mlxd_status mlxd_all_gather(mlxd_group *group,
+                            const void *input,
+                            void *output,
+                            size_t count,
+                            mlxd_dtype dtype,
+                            mlxd_stream *stream);
+
+/**
+ * output[i] = the sum of input[rank * count / size + i] over all ranks: each rank gets its block of
+ * the sum. `input` holds `count` elements, a multiple of `size`, `output` `count / size`. In place:
+ * `output == input + rank * count / size` elements. For the rest, as mlxd_all_sum().
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT also if `count` is not a multiple of `size`.
+ */
+mlxd_status mlxd_sum_scatter(mlxd_group *group,
+                             const void *input,
+                             void *output,
+                             size_t count,
+                             mlxd_dtype dtype,
+                             mlxd_stream *stream);
+
+/**
+ * Block j of rank i's input becomes block i of rank j's output. `input` and `output` hold `count`
+ * elements each, a multiple of `size`; a block has `count / size`. Not in place: any overlap is an
+ * invalid argument. For the rest, as mlxd_all_sum().
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT also if `count` is not a multiple of `size`.
+ */
+mlxd_status mlxd_all_to_all(mlxd_group *group,
+                            const void *input,
+                            void *output,
+                            size_t count,
+                            mlxd_dtype dtype,
+                            mlxd_stream *stream);
+
+/**
+ * buffer[i] of rank `root` becomes buffer[i] of every rank, for `count` elements. For the rest, as
+ * mlxd_all_sum().
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT also if `root` is not a rank.
+ */
+mlxd_status mlxd_broadcast(mlxd_group *group,
+                           void *buffer,
+                           size_t count,
+                           mlxd_dtype dtype,
+                           int32_t root,
+                           mlxd_stream *stream);
+
+/**
+ * Sends `count` elements to rank `dst`, which receives as many of the same size with mlxd_recv() or
+ * mlxd_send_recv(). Messages from one rank to another arrive in the order in which they were sent;
+ * they go on beside the group's collectives and beside messages of other pairs. A send may wait for
+ * its receive: two ranks that send to each other first can wait for ever, mlxd_send_recv() cannot.
+ *
+ * Buffers, blocking, streams and errors as for mlxd_all_sum().
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT also if `dst` is not another rank of the group.
+ */
+mlxd_status mlxd_send(mlxd_group *group,
+                      const void *input,
+                      size_t count,
+                      mlxd_dtype dtype,
+                      int32_t dst,
+                      mlxd_stream *stream);
+
+/**
+ * Receives `count` elements from rank `src`: the next message that it sends to this rank. Waits for
+ * it at most MLXD_RECV_TIMEOUT_MS, or what mlxd_group_set_timeout() says.
+ *
+ * Buffers, blocking, streams and errors as for mlxd_all_sum().
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT also if `src` is not another rank of the group.
+ * MLXD_ERROR_MISMATCH: the message has another count or dtype.
+ */
+mlxd_status mlxd_recv(mlxd_group *group,
+                      void *output,
+                      size_t count,
+                      mlxd_dtype dtype,
+                      int32_t src,
+                      mlxd_stream *stream);
+
+/**
+ * Sends `count` elements to rank `dst` and receives `output_count` from rank `src`, which may be
+ * another or the same, both at once. As mlxd_send() and mlxd_recv() together, with which it pairs,
+ * but neither waits for the other; the operation's timeout holds for both. `input` and `output` must
+ * not overlap.
+ */
+mlxd_status mlxd_send_recv(mlxd_group *group,
+                           const void *input,
+                           size_t count,
+                           int32_t dst,
+                           void *output,
+                           size_t output_count,
+                           int32_t src,
+                           mlxd_dtype dtype,
+                           mlxd_stream *stream);
+
+/**
+ * Returns, or lets the stream go on, when every rank of the group has called it. For the rest, as
+ * mlxd_all_sum().
+ */
+mlxd_status mlxd_barrier(mlxd_group *group, mlxd_stream *stream);
+
+/**
+ * A new, empty stream with a thread, to be freed with mlxd_stream_free(). NULL on error:
+ * MLXD_ERROR_SYSTEM, no thread could be started. Never blocks.
+ */
+mlxd_stream *mlxd_stream_new(void);
+
+/**
+ * A stream that stands for a cudaStream_t, which the caller owns and keeps alive; 0 is CUDA's
+ * default stream. For groups on nccl only. NULL on error: MLXD_ERROR_UNAVAILABLE, since nccl is not
+ * in this build.
+ */
+mlxd_stream *mlxd_stream_from_cuda(void *cuda_stream);
+
+/**
+ * Waits until every operation that was put on the stream before has run. Returns, and clears, the
+ * first failure among those since the last call. After a success, the buffers of these operations
+ * are the caller's again and their results complete; after a failure the buffers are the caller's
+ * too, their contents undefined. Blocks as long as the operations do, which have their timeouts.
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT: NULL handle. Else what the operation returned: see its function.
+ */
+mlxd_status mlxd_stream_synchronize(mlxd_stream *stream);
+
+/**
+ * Waits for what is queued, then frees the stream, once; failures that nobody asked for are gone.
+ * NULL: does nothing.
+ */
+void mlxd_stream_free(mlxd_stream *stream);
+
+/**
+ * Empty options, to be freed with mlxd_options_free(). NULL if there is no memory. One thread at a
+ * time may use them; never blocks.
+ */
+mlxd_options *mlxd_options_new(void);
+
+/**
+ * Sets one option. The name is that of an environment variable, such as "MLXD_TIMEOUT_MS"; both
+ * strings are copied. A value is checked when it is used; "" is as if neither the option nor the
+ * variable were set.
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, a string is not UTF-8, or there is no setting of
+ * this name.
+ */
+mlxd_status mlxd_options_set(mlxd_options *options, const char *name, const char *value);
+
+/**
+ * Lets the ranks find each other through the caller's own all-gather instead of a coordinator's
+ * address: with MLXD_RANK and MLXD_WORLD_SIZE, rank 0 listens at a free port and `fn` brings its
+ * addresses to the others. `user_data` is passed on as it is; both must stay valid until the
+ * options have been freed. Wins over every other way to start.
+ *
+ * MLXD_ERROR_INVALID_ARGUMENT: `options` or `fn` is NULL.
+ */
+mlxd_status mlxd_options_set_all_gather(mlxd_options *options,
+                                        mlxd_all_gather_fn fn,
+                                        void *user_data);
+
+/**
+ * Frees options; groups that were made with them keep what they need. NULL: does nothing.
+ */
+void mlxd_options_free(mlxd_options *options);
+
+/**
+ * A sentence about this thread's last fallible call: what was wrong, where, and what would be
+ * right; or "" if that call succeeded.
+ *
+ * Every function of this header that can fail sets it, those that return a status, a handle or a
+ * rank, but not mlxd_last_error(), mlxd_last_status(), mlxd_status_name(), mlxd_dtype_size(),
+ * mlxd_version() and the functions that free. An operation that was put on a stream tells its
+ * failure to the thread that calls mlxd_stream_synchronize().
+ *
+ * Never NULL. The library owns the string; it is valid until this thread's next call of any
+ * function of this header that can fail. Any thread; never blocks.
+ */
+const char *mlxd_last_error(void);
+
+/**
+ * The status of this thread's last fallible call, as mlxd_last_error() describes it; MLXD_OK after
+ * a success. For the functions that return a handle or a rank. Any thread; never blocks.
+ */
+mlxd_status mlxd_last_status(void);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* MLXD_H */

@@ -1,0 +1,229 @@
+//! One call as the other ranks see it: what must agree between them, and the record of the last ones.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::dtype::Dtype;
+use crate::error::{Error, Status};
+
+/// Which call it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Verb {
+    /// `mlxd_all_sum`
+    AllSum = 1,
+    /// `mlxd_all_max`
+    AllMax = 2,
+    /// `mlxd_all_min`
+    AllMin = 3,
+    /// `mlxd_all_gather`
+    AllGather = 4,
+    /// `mlxd_sum_scatter`
+    SumScatter = 5,
+    /// `mlxd_all_to_all`
+    AllToAll = 6,
+    /// `mlxd_broadcast`
+    Broadcast = 7,
+    /// `mlxd_barrier`
+    Barrier = 8,
+    /// `mlxd_group_split`
+    Split = 9,
+    /// `mlxd_send` on one side, `mlxd_recv` on the other; either may be half of `mlxd_send_recv`.
+    Message = 10,
+}
+
+impl Verb {
+    const ALL: [Verb; 10] = [
+        Verb::AllSum,
+        Verb::AllMax,
+        Verb::AllMin,
+        Verb::AllGather,
+        Verb::SumScatter,
+        Verb::AllToAll,
+        Verb::Broadcast,
+        Verb::Barrier,
+        Verb::Split,
+        Verb::Message,
+    ];
+
+    /// The name used in messages: `all_sum`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::AllSum => "all_sum",
+            Verb::AllMax => "all_max",
+            Verb::AllMin => "all_min",
+            Verb::AllGather => "all_gather",
+            Verb::SumScatter => "sum_scatter",
+            Verb::AllToAll => "all_to_all",
+            Verb::Broadcast => "broadcast",
+            Verb::Barrier => "barrier",
+            Verb::Split => "split",
+            Verb::Message => "message",
+        }
+    }
+}
+
+/// What must agree between the ranks that meet in a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Its place in the order of calls: of the group's collectives, or of the messages from one
+    /// rank to another.
+    pub sequence: u64,
+    /// Which call.
+    pub verb: Verb,
+    /// The element type's number.
+    pub dtype: u8,
+    /// The root's rank, -1 where there is none.
+    pub root: i32,
+    /// Elements in `input`.
+    pub count: u64,
+}
+
+/// Bytes of a [`Call`] on a link.
+pub const CALL_BYTES: usize = 32;
+
+/// Opens every call on a link: anything else there is not ours, or not in step.
+const MAGIC: [u8; 4] = *b"call";
+
+impl Call {
+    /// As it travels: magic, verb, dtype, 2 spare bytes, root, sequence, count (little endian).
+    pub fn encode(&self) -> [u8; CALL_BYTES] {
+        let mut bytes = [0; CALL_BYTES];
+        bytes[0..4].copy_from_slice(&MAGIC);
+        bytes[4] = self.verb as u8;
+        bytes[5] = self.dtype;
+        bytes[8..12].copy_from_slice(&self.root.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.count.to_le_bytes());
+        bytes
+    }
+
+    /// The inverse; `None` if these bytes are no call.
+    pub fn decode(bytes: &[u8; CALL_BYTES]) -> Option<Call> {
+        let word = |at: usize| -> Option<[u8; 8]> { bytes[at..at + 8].try_into().ok() };
+        if bytes[0..4] != MAGIC || Dtype::from_number(bytes[5].into()).is_none() {
+            return None;
+        }
+        Some(Call {
+            verb: *Verb::ALL.get(usize::from(bytes[4]).checked_sub(1)?)?,
+            dtype: bytes[5],
+            root: i32::from_le_bytes(bytes[8..12].try_into().ok()?),
+            sequence: u64::from_le_bytes(word(16)?),
+            count: u64::from_le_bytes(word(24)?),
+        })
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dtype = Dtype::from_number(self.dtype.into()).map_or("unknown", Dtype::name);
+        match self.verb {
+            Verb::Barrier | Verb::Split => f.write_str(self.verb.name())?,
+            verb => write!(f, "{} of {} {dtype}", verb.name(), self.count)?,
+        }
+        if self.root >= 0 {
+            write!(f, " from root {}", self.root)?;
+        }
+        write!(f, " (number {} in order)", self.sequence)
+    }
+}
+
+/// What to say when `peer`'s call is not the one that this rank is in.
+pub fn mismatch(rank: usize, ours: &Call, peer: usize, theirs: &Call) -> Error {
+    let message = if ours.verb == Verb::Message && theirs.verb == Verb::Message {
+        format!(
+            "rank {rank} receives a {ours}, rank {peer} sent a {theirs}; \
+             sizes and types of a send and its receive must be equal"
+        )
+    } else {
+        format!(
+            "rank {rank} called {ours}, rank {peer} called {theirs}; \
+             all ranks must make the same calls in the same order"
+        )
+    };
+    Error::new(Status::Mismatch, message)
+}
+
+/// The collectives that a group last began, and what waiting peers said they are in.
+#[derive(Debug, Default)]
+pub struct CallLog(Mutex<Calls>);
+
+#[derive(Debug, Default)]
+struct Calls {
+    /// In order, newest last.
+    begun: VecDeque<Call>,
+    /// Calls that a peer waits in and this rank has not reached.
+    claims: Vec<(usize, Call)>,
+}
+
+/// How many calls are kept: a peer cannot wait in one that is further back than the few which need
+/// nothing from it (broadcasts of a root, calls of no elements).
+const KEPT: usize = 256;
+
+impl CallLog {
+    /// Records that this rank begins `call`; the peer's, if one is known to wait in another call of
+    /// the same number.
+    pub fn begin(&self, call: Call) -> Option<(usize, Call)> {
+        let mut calls = self.0.lock();
+        if calls.begun.len() == KEPT {
+            calls.begun.pop_front();
+        }
+        calls.begun.push_back(call);
+        if calls.claims.is_empty() {
+            return None;
+        }
+        let wrong =
+            calls.claims.iter().copied().find(|(_, c)| c.sequence == call.sequence && *c != call);
+        calls.claims.retain(|(_, claimed)| claimed.sequence > call.sequence);
+        wrong
+    }
+
+    /// Records that `peer` waits in `claimed`; this rank's own call of that number, if it differs.
+    pub fn claim(&self, peer: usize, claimed: Call) -> Option<Call> {
+        let mut calls = self.0.lock();
+        let newest = calls.begun.back().map(|call| call.sequence);
+        if newest.is_none_or(|newest| newest < claimed.sequence) {
+            calls.claims.retain(|(who, _)| *who != peer);
+            calls.claims.push((peer, claimed));
+            return None;
+        }
+        let ours = calls.begun.iter().copied().find(|call| call.sequence == claimed.sequence)?;
+        (ours != claimed).then_some(ours)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(sequence: u64, count: u64) -> Call {
+        Call { sequence, verb: Verb::AllSum, dtype: 11, root: -1, count }
+    }
+
+    #[test]
+    fn calls_round_trip() {
+        for verb in Verb::ALL {
+            let call = Call { sequence: u64::MAX, verb, dtype: 13, root: -1, count: 1 << 40 };
+            assert_eq!(Call::decode(&call.encode()), Some(call));
+        }
+        assert_eq!(Call::decode(&[0; CALL_BYTES]), None);
+        let mut unknown = call(0, 0).encode();
+        unknown[4] = 77;
+        assert_eq!(Call::decode(&unknown), None);
+    }
+
+    #[test]
+    fn a_claim_is_compared_whoever_comes_first() {
+        let log = CallLog::default();
+        assert_eq!(log.begin(call(0, 5)), None);
+        assert_eq!(log.claim(1, call(0, 5)), None);
+        assert_eq!(log.claim(1, call(0, 6)), Some(call(0, 5)));
+        assert_eq!(log.claim(1, call(1, 6)), None);
+        assert_eq!(log.begin(call(1, 7)), Some((1, call(1, 6))));
+        assert_eq!(log.claim(2, call(2, 8)), None);
+        assert_eq!(log.begin(call(2, 8)), None);
+    }
+}

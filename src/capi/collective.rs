@@ -1,0 +1,277 @@
+//! Collectives and messages.
+
+use std::ffi::c_void;
+
+use super::{dtype, guard, mlxd_dtype, mlxd_group, mlxd_status, mlxd_stream};
+use crate::backend::Collective;
+use crate::call::Verb;
+use crate::error::Result;
+use crate::group::{Request, Side};
+
+/// Submits a request, whose dtype is checked after the group.
+///
+/// # Safety
+/// The handles are NULL or were not freed; the request's memory is as the header describes.
+unsafe fn submit(
+    group: *mut mlxd_group,
+    stream: *mut mlxd_stream,
+    request: impl FnOnce() -> Result<Request>,
+) -> mlxd_status {
+    // SAFETY: as this function's contract says.
+    guard(|| unsafe {
+        let group = mlxd_group::get(group)?;
+        group.submit(request()?, mlxd_stream::get(stream)?)
+    })
+}
+
+/// The common form of the collectives.
+///
+/// # Safety
+/// As for [`submit`].
+#[allow(clippy::too_many_arguments)]
+unsafe fn collective(
+    verb: Verb,
+    group: *mut mlxd_group,
+    input: *const c_void,
+    output: *mut c_void,
+    count: usize,
+    number: mlxd_dtype,
+    root: i32,
+    stream: *mut mlxd_stream,
+) -> mlxd_status {
+    // SAFETY: as this function's contract says.
+    unsafe {
+        submit(group, stream, || {
+            Ok(Request::Collective(Collective {
+                verb,
+                dtype: dtype(number)?,
+                count,
+                root,
+                input: input.cast(),
+                output: output.cast(),
+            }))
+        })
+    }
+}
+
+/// output[i] = the sum of input[i] over all ranks, for `count` elements; every rank gets the same
+/// bytes. `input` and `output` hold `count` elements each. In place: `input == output`; any other
+/// overlap is an invalid argument.
+///
+/// This holds for every operation below. All ranks of the group call the same collectives in the
+/// same order, with the same count, dtype and root. With `stream` NULL the call blocks until
+/// `output` is complete and `input` may be reused. On a stream it returns once its arguments were
+/// checked; the buffers then belong to the library until mlxd_stream_synchronize() has returned. A
+/// group's collectives run in the order in which this rank called them, whatever streams they are
+/// on. `count == 0` needs no buffers. Sizes in bytes may be 2 GiB and more. Any thread may call;
+/// groups go on beside each other. No call returns while anything can still touch its buffers; after
+/// a failure the contents of `output` are undefined.
+///
+/// MLXD_ERROR_INVALID_ARGUMENT: NULL group or buffer, unknown dtype, buffers that overlap; nothing
+/// was done and the group works on. All that follow fail the group for good:
+/// MLXD_ERROR_TIMEOUT: no progress for as long as the group's limit allows.
+/// MLXD_ERROR_PEER_LOST: a rank died, left or fell silent.
+/// MLXD_ERROR_ABORTED: mlxd_group_abort() or mlxd_finalize() was called.
+/// MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
+/// MLXD_ERROR_SYSTEM: a call to the operating system failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_all_sum(
+    group: *mut mlxd_group,
+    input: *const c_void,
+    output: *mut c_void,
+    count: usize,
+    dtype: mlxd_dtype,
+    stream: *mut mlxd_stream,
+) -> mlxd_status {
+    // SAFETY: the header asks for what `collective` asks for.
+    unsafe { collective(Verb::AllSum, group, input, output, count, dtype, -1, stream) }
+}
+
+/// output[i] = the greatest input[i] of all ranks. NaN wins. For the rest, as mlxd_all_sum().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_all_max(
+    group: *mut mlxd_group,
+    input: *const c_void,
+    output: *mut c_void,
+    count: usize,
+    dtype: mlxd_dtype,
+    stream: *mut mlxd_stream,
+) -> mlxd_status {
+    // SAFETY: the header asks for what `collective` asks for.
+    unsafe { collective(Verb::AllMax, group, input, output, count, dtype, -1, stream) }
+}
+
+/// output[i] = the least input[i] of all ranks. NaN wins. For the rest, as mlxd_all_sum().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_all_min(
+    group: *mut mlxd_group,
+    input: *const c_void,
+    output: *mut c_void,
+    count: usize,
+    dtype: mlxd_dtype,
+    stream: *mut mlxd_stream,
+) -> mlxd_status {
+    // SAFETY: the header asks for what `collective` asks for.
+    unsafe { collective(Verb::AllMin, group, input, output, count, dtype, -1, stream) }
+}
+
+/// output[r * count + i] = input[i] of rank r. `input` holds `count` elements, `output`
+/// `size * count`. In place: `input == output + rank * count` elements. For the rest, as
+/// mlxd_all_sum().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_all_gather(
+    group: *mut mlxd_group,
+    input: *const c_void,
+    output: *mut c_void,
+    count: usize,
+    dtype: mlxd_dtype,
+    stream: *mut mlxd_stream,
+) -> mlxd_status {
+    // SAFETY: the header asks for what `collective` asks for.
+    unsafe { collective(Verb::AllGather, group, input, output, count, dtype, -1, stream) }
+}
+
+/// output[i] = the sum of input[rank * count / size + i] over all ranks: each rank gets its block of
+/// the sum. `input` holds `count` elements, a multiple of `size`, `output` `count / size`. In place:
+/// `output == input + rank * count / size` elements. For the rest, as mlxd_all_sum().
+///
+/// MLXD_ERROR_INVALID_ARGUMENT also if `count` is not a multiple of `size`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_sum_scatter(
+    group: *mut mlxd_group,
+    input: *const c_void,
+    output: *mut c_void,
+    count: usize,
+    dtype: mlxd_dtype,
+    stream: *mut mlxd_stream,
+) -> mlxd_status {
+    // SAFETY: the header asks for what `collective` asks for.
+    unsafe { collective(Verb::SumScatter, group, input, output, count, dtype, -1, stream) }
+}
+
+/// Block j of rank i's input becomes block i of rank j's output. `input` and `output` hold `count`
+/// elements each, a multiple of `size`; a block has `count / size`. Not in place: any overlap is an
+/// invalid argument. For the rest, as mlxd_all_sum().
+///
+/// MLXD_ERROR_INVALID_ARGUMENT also if `count` is not a multiple of `size`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_all_to_all(
+    group: *mut mlxd_group,
+    input: *const c_void,
+    output: *mut c_void,
+    count: usize,
+    dtype: mlxd_dtype,
+    stream: *mut mlxd_stream,
+) -> mlxd_status {
+    // SAFETY: the header asks for what `collective` asks for.
+    unsafe { collective(Verb::AllToAll, group, input, output, count, dtype, -1, stream) }
+}
+
+/// buffer[i] of rank `root` becomes buffer[i] of every rank, for `count` elements. For the rest, as
+/// mlxd_all_sum().
+///
+/// MLXD_ERROR_INVALID_ARGUMENT also if `root` is not a rank.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_broadcast(
+    group: *mut mlxd_group,
+    buffer: *mut c_void,
+    count: usize,
+    dtype: mlxd_dtype,
+    root: i32,
+    stream: *mut mlxd_stream,
+) -> mlxd_status {
+    // SAFETY: the header asks for what `collective` asks for.
+    unsafe { collective(Verb::Broadcast, group, buffer, buffer, count, dtype, root, stream) }
+}
+
+/// Sends `count` elements to rank `dst`, which receives as many of the same size with mlxd_recv() or
+/// mlxd_send_recv(). Messages from one rank to another arrive in the order in which they were sent;
+/// they go on beside the group's collectives and beside messages of other pairs. A send may wait for
+/// its receive: two ranks that send to each other first can wait for ever, mlxd_send_recv() cannot.
+///
+/// Buffers, blocking, streams and errors as for mlxd_all_sum().
+///
+/// MLXD_ERROR_INVALID_ARGUMENT also if `dst` is not another rank of the group.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_send(
+    group: *mut mlxd_group,
+    input: *const c_void,
+    count: usize,
+    dtype: mlxd_dtype,
+    dst: i32,
+    stream: *mut mlxd_stream,
+) -> mlxd_status {
+    let send = Side { peer: dst, count, memory: input.cast() };
+    // SAFETY: the header asks for what `exchange` asks for.
+    unsafe { exchange(group, dtype, Some(send), None, stream) }
+}
+
+/// Receives `count` elements from rank `src`: the next message that it sends to this rank. Waits for
+/// it at most MLXD_RECV_TIMEOUT_MS, or what mlxd_group_set_timeout() says.
+///
+/// Buffers, blocking, streams and errors as for mlxd_all_sum().
+///
+/// MLXD_ERROR_INVALID_ARGUMENT also if `src` is not another rank of the group.
+/// MLXD_ERROR_MISMATCH: the message has another count or dtype.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_recv(
+    group: *mut mlxd_group,
+    output: *mut c_void,
+    count: usize,
+    dtype: mlxd_dtype,
+    src: i32,
+    stream: *mut mlxd_stream,
+) -> mlxd_status {
+    let recv = Side { peer: src, count, memory: output.cast() };
+    // SAFETY: the header asks for what `exchange` asks for.
+    unsafe { exchange(group, dtype, None, Some(recv), stream) }
+}
+
+/// Sends `count` elements to rank `dst` and receives `output_count` from rank `src`, which may be
+/// another or the same, both at once. As mlxd_send() and mlxd_recv() together, with which it pairs,
+/// but neither waits for the other; the operation's timeout holds for both. `input` and `output` must
+/// not overlap.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_send_recv(
+    group: *mut mlxd_group,
+    input: *const c_void,
+    count: usize,
+    dst: i32,
+    output: *mut c_void,
+    output_count: usize,
+    src: i32,
+    dtype: mlxd_dtype,
+    stream: *mut mlxd_stream,
+) -> mlxd_status {
+    let send = Side { peer: dst, count, memory: input.cast() };
+    let recv = Side { peer: src, count: output_count, memory: output.cast() };
+    // SAFETY: the header asks for what `exchange` asks for.
+    unsafe { exchange(group, dtype, Some(send), Some(recv), stream) }
+}
+
+/// The common form of messages.
+///
+/// # Safety
+/// As for [`submit`].
+unsafe fn exchange(
+    group: *mut mlxd_group,
+    number: mlxd_dtype,
+    send: Option<Side<*const u8>>,
+    recv: Option<Side<*mut u8>>,
+    stream: *mut mlxd_stream,
+) -> mlxd_status {
+    // SAFETY: as this function's contract says.
+    unsafe { submit(group, stream, || Ok(Request::Exchange { dtype: dtype(number)?, send, recv })) }
+}
+
+/// Returns, or lets the stream go on, when every rank of the group has called it. For the rest, as
+/// mlxd_all_sum().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_barrier(
+    group: *mut mlxd_group,
+    stream: *mut mlxd_stream,
+) -> mlxd_status {
+    let (input, output) = (std::ptr::null(), std::ptr::null_mut());
+    // SAFETY: a barrier has no memory; the header asks for handles or NULL.
+    unsafe { collective(Verb::Barrier, group, input, output, 0, 5, -1, stream) }
+}

@@ -1,0 +1,149 @@
+//! Groups: who is in them, parts of them, and their end.
+
+use std::ffi::c_char;
+use std::sync::Arc;
+
+use super::{Handle, guard, guard_value, mlxd_status};
+use crate::error::{Result, fail};
+use crate::group::Group;
+use crate::process;
+
+/// Ranks that compute together, as one of them sees them. Any thread may use a handle; operations
+/// of different groups go on beside each other. Must not be used after mlxd_group_free(). In a
+/// forked child, the handles of the parent are invalid arguments.
+pub struct mlxd_group {
+    _private: [u8; 0],
+}
+
+impl mlxd_group {
+    /// The group of a handle.
+    ///
+    /// # Safety
+    /// `group` is NULL, or a handle that was not freed.
+    pub(super) unsafe fn get<'a>(group: *const mlxd_group) -> Result<&'a Arc<Group>> {
+        // SAFETY: handles of groups are made by `mlxd_group::handle` only.
+        unsafe { Handle::<Arc<Group>>::get(group.cast(), "group") }
+    }
+}
+
+/// This process's rank in the group, 0 to size - 1; -1 on error (NULL handle). Never blocks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_group_rank(group: *const mlxd_group) -> i32 {
+    // SAFETY: the header asks for a handle or NULL.
+    guard_value(-1, || Ok(unsafe { mlxd_group::get(group) }?.rank() as i32))
+}
+
+/// The number of ranks in the group, at least 1; -1 on error (NULL handle). Never blocks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_group_size(group: *const mlxd_group) -> i32 {
+    // SAFETY: the header asks for a handle or NULL.
+    guard_value(-1, || Ok(unsafe { mlxd_group::get(group) }?.size() as i32))
+}
+
+/// What the group runs on: "ring", "mpi", "nccl", "jaccl", or "none" for a process that has nothing
+/// to start from. NULL on error (NULL handle). The library owns the string for good. Never blocks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_group_backend(group: *const mlxd_group) -> *const c_char {
+    guard_value(std::ptr::null(), || {
+        // SAFETY: the header asks for a handle or NULL.
+        let name = match unsafe { mlxd_group::get(group) }?.name() {
+            "none" => c"none",
+            "ring" => c"ring",
+            "mpi" => c"mpi",
+            "nccl" => c"nccl",
+            "jaccl" => c"jaccl",
+            other => fail!(Internal, "a backend named {other}"),
+        };
+        Ok(name.as_ptr())
+    })
+}
+
+/// Makes new groups of the group's ranks: those that pass the same colour share one. All ranks of
+/// `group` must call it; it takes its place in the order of the group's collectives.
+///
+/// Ranks are ordered by `key`, ties by their rank in `group`; a negative key is replaced by that
+/// rank. Colour -1: this rank joins no group, `*out` is NULL and the status MLXD_OK. The new group
+/// owns its connections, may be used beside its parent, outlives it, and has the parent's timeout.
+/// It fails when one of its ranks is lost, but not when its parent fails for another reason.
+///
+/// `*out` is written only on success, and freed with mlxd_group_free(). Blocks until all ranks have
+/// called.
+///
+/// MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, or the colour is below -1.
+/// MLXD_ERROR_TIMEOUT, _PEER_LOST, _ABORTED, _MISMATCH, _SYSTEM: as for a collective; the parent has
+/// failed, unless the message speaks of connections of the new group.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_group_split(
+    group: *mut mlxd_group,
+    color: i32,
+    key: i32,
+    out: *mut *mut mlxd_group,
+) -> mlxd_status {
+    guard(|| {
+        // SAFETY: the header asks for a handle or NULL.
+        let group = unsafe { mlxd_group::get(group) }?;
+        if out.is_null() {
+            fail!(InvalidArgument, "out is NULL");
+        }
+        let handle = match group.split(color, key)? {
+            Some(part) => mlxd_group::handle(process::current()?.adopt(part))?,
+            None => std::ptr::null_mut(),
+        };
+        // SAFETY: not NULL, and the header asks for room for one pointer.
+        unsafe { out.write(handle) };
+        Ok(())
+    })
+}
+
+/// Sets how long each operation of this group that is called from now on, receives included, may go
+/// without progress, in milliseconds; 0: no limit. The limit counts from when the operation starts
+/// to run. Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. Never
+/// blocks.
+///
+/// MLXD_ERROR_INVALID_ARGUMENT: NULL handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_group_set_timeout(
+    group: *mut mlxd_group,
+    milliseconds: u64,
+) -> mlxd_status {
+    guard(|| {
+        // SAFETY: the header asks for a handle or NULL.
+        unsafe { mlxd_group::get(group) }?.set_timeout(milliseconds);
+        Ok(())
+    })
+}
+
+/// MLXD_OK while the group works, or what failed it, with mlxd_last_error() saying more: the same
+/// status that every call on it returns from then on. Never blocks.
+///
+/// MLXD_ERROR_INVALID_ARGUMENT: NULL handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_group_status(group: *const mlxd_group) -> mlxd_status {
+    // SAFETY: the header asks for a handle or NULL.
+    guard(|| unsafe { mlxd_group::get(group) }?.status())
+}
+
+/// Fails the group on all its ranks: calls that wait in it, on whatever rank, return
+/// MLXD_ERROR_ABORTED within a second, and so does every later call. Groups made from it by
+/// mlxd_group_split(), and its parent, work on. Any thread, also while others wait in the group; not
+/// from a signal handler itself. Never blocks.
+///
+/// MLXD_ERROR_INVALID_ARGUMENT: NULL handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_group_abort(group: *mut mlxd_group) -> mlxd_status {
+    guard(|| {
+        // SAFETY: the header asks for a handle or NULL.
+        unsafe { mlxd_group::get(group) }?.abort();
+        Ok(())
+    })
+}
+
+/// Frees a handle, once; NULL: does nothing. The last handle of a world says goodbye to its other
+/// ranks, once the groups split from it are freed too. Operations on streams keep the group until
+/// they have run; no other thread may be in a call with this handle. Never blocks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_group_free(group: *mut mlxd_group) {
+    // SAFETY: the header asks for a handle that is not used again, or NULL; handles of groups are
+    // made by `mlxd_group::handle` only.
+    let _ = crate::thread::quietly(|| unsafe { Handle::<Arc<Group>>::free(group.cast()) });
+}

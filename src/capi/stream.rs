@@ -1,0 +1,69 @@
+//! Streams: queues of operations.
+
+use std::ffi::c_void;
+
+use super::{Handle, guard, guard_value, mlxd_status};
+use crate::error::{Result, fail};
+use crate::stream::Stream;
+
+/// A queue of operations that run in order on a thread of their own, while the caller goes on. Any
+/// thread may use it. In a forked child, the streams of the parent are invalid arguments.
+pub struct mlxd_stream {
+    _private: [u8; 0],
+}
+
+impl mlxd_stream {
+    /// The stream of a handle; `None` for NULL.
+    ///
+    /// # Safety
+    /// `stream` is NULL, or a handle that was not freed.
+    pub(super) unsafe fn get<'a>(stream: *const mlxd_stream) -> Result<Option<&'a Stream>> {
+        if stream.is_null() {
+            return Ok(None);
+        }
+        // SAFETY: handles of streams are made by `mlxd_stream_new` only.
+        unsafe { Handle::<Stream>::get(stream.cast(), "stream") }.map(Some)
+    }
+}
+
+/// A new, empty stream with a thread, to be freed with mlxd_stream_free(). NULL on error:
+/// MLXD_ERROR_SYSTEM, no thread could be started. Never blocks.
+#[unsafe(no_mangle)]
+pub extern "C" fn mlxd_stream_new() -> *mut mlxd_stream {
+    guard_value(std::ptr::null_mut(), || Ok(Handle::new(Stream::new()?)?.cast()))
+}
+
+/// A stream that stands for a cudaStream_t, which the caller owns and keeps alive; 0 is CUDA's
+/// default stream. For groups on nccl only. NULL on error: MLXD_ERROR_UNAVAILABLE, since nccl is not
+/// in this build.
+#[unsafe(no_mangle)]
+pub extern "C" fn mlxd_stream_from_cuda(cuda_stream: *mut c_void) -> *mut mlxd_stream {
+    let _ = cuda_stream;
+    guard_value(std::ptr::null_mut(), || {
+        fail!(Unavailable, "CUDA streams belong to the nccl backend, which is not in this build")
+    })
+}
+
+/// Waits until every operation that was put on the stream before has run. Returns, and clears, the
+/// first failure among those since the last call. After a success, the buffers of these operations
+/// are the caller's again and their results complete; after a failure the buffers are the caller's
+/// too, their contents undefined. Blocks as long as the operations do, which have their timeouts.
+///
+/// MLXD_ERROR_INVALID_ARGUMENT: NULL handle. Else what the operation returned: see its function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_stream_synchronize(stream: *mut mlxd_stream) -> mlxd_status {
+    // SAFETY: the header asks for a handle or NULL.
+    guard(|| match unsafe { mlxd_stream::get(stream) }? {
+        Some(stream) => stream.synchronize(),
+        None => fail!(InvalidArgument, "stream is NULL"),
+    })
+}
+
+/// Waits for what is queued, then frees the stream, once; failures that nobody asked for are gone.
+/// NULL: does nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_stream_free(stream: *mut mlxd_stream) {
+    // SAFETY: the header asks for a handle that is not used again, or NULL; handles of streams are
+    // made by `mlxd_stream_new` only.
+    let _ = crate::thread::quietly(|| unsafe { Handle::<Stream>::free(stream.cast()) });
+}

@@ -1,0 +1,190 @@
+//! One connection of the control plane: buffered both ways, never blocking.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::message::Message;
+use crate::error::{Error, Result, Status, fail};
+use crate::wait::{Deadline, interest, wait};
+
+/// 16 MiB: no message comes near (the largest names every rank's addresses); a longer one is not
+/// from a rank.
+const LONGEST: usize = 16 << 20;
+
+/// A connection with what has been read and not yet taken, and what is still to be written.
+#[derive(Debug)]
+pub struct Channel {
+    stream: TcpStream,
+    inbox: Vec<u8>,
+    outbox: VecDeque<u8>,
+    /// The far end, for messages.
+    pub peer: String,
+}
+
+/// What reading came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// Bytes came.
+    Some,
+    /// None are there now.
+    Nothing,
+    /// The peer has closed its end.
+    End,
+}
+
+impl Channel {
+    /// Takes over a connected stream.
+    pub fn new(stream: TcpStream) -> Result<Channel> {
+        let peer = match stream.peer_addr() {
+            Ok(address) => super::Address::from(address).to_string(),
+            Err(e) => return Err(Error::system("getpeername", e)),
+        };
+        stream.set_nonblocking(true).map_err(|e| Error::system("cannot unblock a socket", e))?;
+        // Small frames that wait for an acknowledgement would cost 40 ms each.
+        stream.set_nodelay(true).map_err(|e| Error::system("TCP_NODELAY", e))?;
+        Ok(Channel { stream, inbox: Vec::new(), outbox: VecDeque::new(), peer })
+    }
+
+    /// The stream, for another use; nothing must be left in either direction.
+    pub fn into_stream(self) -> Result<TcpStream> {
+        if !self.inbox.is_empty() || !self.outbox.is_empty() {
+            fail!(Internal, "bytes left over from the handshake with {}", self.peer);
+        }
+        Ok(self.stream)
+    }
+
+    /// The local end's address.
+    pub fn local_addr(&self) -> Result<std::net::SocketAddr> {
+        self.stream.local_addr().map_err(|e| Error::system("getsockname", e))
+    }
+
+    /// The far end's address.
+    pub fn peer_addr(&self) -> Result<std::net::SocketAddr> {
+        self.stream.peer_addr().map_err(|e| Error::system("getpeername", e))
+    }
+
+    /// Whether something is still to be written.
+    pub fn has_output(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Queues bytes and writes what can be written.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.outbox.extend(bytes);
+        self.flush()
+    }
+
+    /// Queues a message and writes what can be written.
+    pub fn tell(&mut self, message: &Message) -> Result<()> {
+        self.send(&message.encode()?)
+    }
+
+    /// Writes what can be written now.
+    pub fn flush(&mut self) -> Result<()> {
+        while !self.outbox.is_empty() {
+            match self.stream.write(self.outbox.as_slices().0) {
+                Ok(n) => drop(self.outbox.drain(..n)),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.lost(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads until `bytes` are in the inbox, never more: what follows may not be ours to read.
+    fn fill_to(&mut self, bytes: usize) -> Result<Filled> {
+        let mut filled = Filled::Nothing;
+        while self.inbox.len() < bytes {
+            let have = self.inbox.len();
+            // Grown as bytes come: a length that somebody claims costs no memory.
+            self.inbox.resize(bytes.min(have + (64 << 10)), 0);
+            let read = self.stream.read(&mut self.inbox[have..]);
+            self.inbox.truncate(have + *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(0) => return Ok(Filled::End),
+                Ok(_) => filled = Filled::Some,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(filled),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.lost(e)),
+            }
+        }
+        Ok(Filled::Some)
+    }
+
+    /// A frame of fixed size, once it is there.
+    pub fn take<const N: usize>(&mut self) -> Result<Option<[u8; N]>> {
+        let filled = self.fill_to(N)?;
+        if let Ok(frame) = <[u8; N]>::try_from(self.inbox.as_slice()) {
+            self.inbox.clear();
+            return Ok(Some(frame));
+        }
+        match filled {
+            Filled::End => Err(self.closed()),
+            _ => Ok(None),
+        }
+    }
+
+    /// A message, once it is there.
+    pub fn hear(&mut self) -> Result<Option<Message>> {
+        let mut filled = self.fill_to(4)?;
+        if let Some(header) = self.inbox.first_chunk::<4>() {
+            let length = u32::from_le_bytes(*header) as usize;
+            if length > LONGEST {
+                fail!(Config, "{} sent no message of this library", self.peer);
+            }
+            if filled != Filled::End {
+                filled = self.fill_to(4 + length)?;
+            }
+            if self.inbox.len() == 4 + length {
+                let message = Message::decode(&self.inbox[4..])
+                    .map_err(|e| e.at(format_args!("from {}", self.peer)))?;
+                self.inbox.clear();
+                return Ok(Some(message));
+            }
+        }
+        match filled {
+            Filled::End => Err(self.closed()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Writes what is queued, then waits for what `take` takes.
+    pub fn await_with<T>(
+        &mut self,
+        deadline: Deadline,
+        stop: Option<BorrowedFd<'_>>,
+        mut take: impl FnMut(&mut Channel) -> Result<Option<T>>,
+    ) -> Result<T> {
+        loop {
+            self.flush()?;
+            if let Some(taken) = take(self)? {
+                return Ok(taken);
+            }
+            let mut fds = vec![interest(self.stream.as_fd(), true, self.has_output())];
+            fds.extend(stop.map(|fd| interest(fd, true, false)));
+            if !wait(&mut fds, deadline)? {
+                fail!(Timeout, "{} did not answer in time", self.peer);
+            }
+            if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
+                fail!(Aborted, "stopped while waiting for {}", self.peer);
+            }
+        }
+    }
+
+    fn closed(&self) -> Error {
+        Error::new(Status::PeerLost, format!("connection to {} closed by peer", self.peer))
+    }
+
+    fn lost(&self, cause: std::io::Error) -> Error {
+        Error::new(Status::PeerLost, format!("connection to {}: {cause}", self.peer))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}

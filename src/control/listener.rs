@@ -1,0 +1,174 @@
+//! Where connections come in: one socket for each address, shared by every start on it.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::Address;
+use super::channel::Channel;
+use super::handshake::Hello;
+use super::reactor::Reactor;
+use crate::error::{Error, Result, Status, fail};
+use crate::wait::{Deadline, Wake};
+
+/// How long to try again while another socket has the address: a process that is about to end.
+const IN_USE: Duration = Duration::from_secs(1);
+/// Connections that the kernel holds until they are accepted: every rank may call at once.
+const BACKLOG: i32 = 4096;
+
+/// A rank that came to the start, after the handshake.
+#[derive(Debug)]
+pub struct Joiner {
+    /// Who it says it is.
+    pub hello: Hello,
+    /// Its connection.
+    pub channel: Channel,
+}
+
+/// A listening socket and those who came to join a start on it.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What callers must know.
+    pub secret: Option<String>,
+    /// Held by rank 0 while it gathers the ranks of one start.
+    pub gathering: Mutex<()>,
+    lobby: Mutex<VecDeque<Joiner>>,
+    /// Ready while somebody may be in the lobby.
+    arrived: Wake,
+    reactor: Arc<Reactor>,
+}
+
+impl Listener {
+    /// Listens where `address` says, or where `bind` does, at its port.
+    pub fn open(
+        reactor: &Arc<Reactor>,
+        address: &Address,
+        bind: Option<&str>,
+        secret: Option<&str>,
+    ) -> Result<Arc<Listener>> {
+        let (candidates, given) = match bind {
+            Some(host) => (Address::new(host, address.port).resolve()?, true),
+            None => (local_candidates(address)?, false),
+        };
+        let mut refused = None;
+        for candidate in candidates {
+            match reactor.listener(candidate, || Listener::bind(reactor, candidate, secret)) {
+                Ok(listener) if listener.secret.as_deref() != secret => {
+                    fail!(Config, "MLXD_SECRET differs from that of another start at {candidate}")
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => fail!(
+                    Config,
+                    "cannot listen at {candidate}: another program, or a second process with this \
+                     rank, listens there already"
+                ),
+                Ok(listener) => return Ok(listener),
+                Err(e) => refused = Some((candidate, e)),
+            }
+        }
+        let Some((candidate, e)) = refused else {
+            fail!(Config, "{address} has no address to listen at");
+        };
+        let hint = if given { " (MLXD_BIND must be an address of this host)" } else { "" };
+        Err(Error::new(Status::Config, format!("cannot listen at {candidate}: {e}{hint}")))
+    }
+
+    fn bind(
+        reactor: &Arc<Reactor>,
+        address: SocketAddr,
+        secret: Option<&str>,
+    ) -> std::io::Result<Listener> {
+        let deadline = Deadline::after(Some(IN_USE));
+        let socket = loop {
+            match listen(address) {
+                Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && !deadline.passed() => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                socket => break socket?,
+            }
+        };
+        Ok(Listener {
+            address: socket.local_addr()?,
+            socket,
+            secret: secret.map(str::to_owned),
+            gathering: Mutex::new(()),
+            lobby: Mutex::default(),
+            arrived: Wake::new().map_err(std::io::Error::other)?,
+            reactor: reactor.clone(),
+        })
+    }
+
+    /// The next connection, if one is there.
+    pub fn accept(&self) -> std::io::Result<Option<Channel>> {
+        match self.socket.accept() {
+            Ok((stream, _)) => Ok(Channel::new(stream).ok()),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Lets a rank wait for a start.
+    pub fn admit(&self, joiner: Joiner) {
+        self.lobby.lock().push_back(joiner);
+        self.arrived.wake();
+    }
+
+    /// Those who came since the last time.
+    pub fn take_joiners(&self) -> Vec<Joiner> {
+        let mut lobby = self.lobby.lock();
+        self.arrived.clear();
+        lobby.drain(..).collect()
+    }
+
+    /// Ready to read while somebody may be in the lobby.
+    pub fn arrivals(&self) -> BorrowedFd<'_> {
+        self.arrived.as_fd()
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // The control thread stops watching the descriptor before it looks again.
+        self.reactor.look_again();
+    }
+}
+
+/// Where this host can listen for those who call `address`: the address itself if it is local. All
+/// interfaces if it is not (it may be translated on the way), or if it is a name that means
+/// loopback only here (as the own host name does in many an /etc/hosts).
+fn local_candidates(address: &Address) -> Result<Vec<SocketAddr>> {
+    let all = [IpAddr::from(Ipv6Addr::UNSPECIFIED), Ipv4Addr::UNSPECIFIED.into()]
+        .map(|ip| SocketAddr::new(ip, address.port));
+    let mut candidates = if address.host.is_empty() { Vec::new() } else { address.resolve()? };
+    let by_name = address.ip().is_none() && address.host != "localhost";
+    if by_name && candidates.iter().any(|candidate| candidate.ip().is_loopback()) {
+        candidates.clear();
+    }
+    candidates.extend(all);
+    Ok(candidates)
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

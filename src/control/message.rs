@@ -1,0 +1,82 @@
+//! What ranks tell each other over the control plane: a 32-bit length (little endian), then JSON.
+
+use serde::{Deserialize, Serialize};
+
+use super::Address;
+use crate::call::Call;
+use crate::error::{Error, Result, Status};
+
+/// One message.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// Rank 0 is told where the sender listens, and the settings that must agree.
+    Join {
+        /// One per connection.
+        addresses: Vec<Address>,
+        /// As `name=value`, in order of names.
+        settings: Vec<String>,
+    },
+    /// Rank 0 tells those who came who is still missing.
+    Waiting {
+        /// Ranks that have not come yet.
+        missing: Vec<usize>,
+    },
+    /// Rank 0 tells that all have come.
+    World {
+        /// Minted for this start.
+        id: u64,
+        /// Per rank where it listens.
+        addresses: Vec<Vec<Address>>,
+    },
+    /// The handshake is done: the connection is what it was made for.
+    Welcome,
+    /// The connection is turned away.
+    Refused(Error),
+    /// The sender has its connection to every other rank.
+    Ready,
+    /// Rank 0 tells that all are ready.
+    Go,
+    /// Nothing else was sent for a while.
+    Ping,
+    /// A group has failed on the sender.
+    Fail {
+        /// Which group.
+        group: u64,
+        /// Why.
+        cause: Error,
+    },
+    /// The sender has lost a rank.
+    Lost {
+        /// Its rank in the world.
+        rank: usize,
+        /// Why.
+        cause: Error,
+    },
+    /// The sender has waited in a collective for a while.
+    Stalled {
+        /// Which group.
+        group: u64,
+        /// What it called.
+        call: Call,
+    },
+    /// The sender leaves in good order.
+    Bye,
+}
+
+impl Message {
+    /// With its length in front.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; 4];
+        serde_json::to_writer(&mut bytes, self)
+            .map_err(|e| Error::new(Status::Internal, format!("cannot write {self:?}: {e}")))?;
+        let length = (bytes.len() - 4) as u32;
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        Ok(bytes)
+    }
+
+    /// Without its length.
+    pub fn decode(bytes: &[u8]) -> Result<Message> {
+        serde_json::from_slice(bytes)
+            .map_err(|e| Error::new(Status::Config, format!("not a message of this library: {e}")))
+    }
+}

@@ -1,0 +1,25 @@
+//! The control plane of a world: how its ranks find each other, notice that one is gone, tell each
+//! other of failures, and connect for a group's data whenever a link is first needed.
+//!
+//! Words: a *world* is one start of a number of ranks. Every two ranks of it keep one control
+//! connection, a *line*, for as long as both are there; so each rank sees for itself that another
+//! has died, and no rank is needed for the others to talk. Data goes over *lanes*, connections that
+//! belong to one group. The process's control thread (`reactor`) serves all lines and lets all
+//! connections in; whoever needs a lane calls for it from its own thread.
+
+mod channel;
+mod dial;
+mod greeting;
+mod handshake;
+mod listener;
+mod message;
+mod reactor;
+mod start;
+mod world;
+
+pub use handshake::Purpose;
+pub use reactor::Reactor;
+pub use start::start;
+pub use world::{LaneKey, Member, World};
+
+use crate::config::Address;

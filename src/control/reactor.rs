@@ -1,0 +1,352 @@
+//! The control thread: one per process, for all its worlds. It lets connections in, hears and tells
+//! what control messages say, and notices ranks that are gone. It runs while there is a listener or
+//! a connection to look after.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::channel::Channel;
+use super::greeting::{Greeting, Step};
+use super::listener::Listener;
+use super::message::Message;
+use super::world::World;
+use crate::error::{Error, Result, Status};
+use crate::wait::{Deadline, Wake, interest, wait};
+
+/// How long a peer that was told goodbye may take to close its end.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Connections in the middle of a handshake: more than this are left in the backlog.
+const GREETINGS: usize = 1024;
+
+/// What the control thread is asked to do.
+enum Command {
+    Watch(Weak<Listener>),
+    Serve(Weak<World>),
+    Line { world: Weak<World>, key: WorldKey, peer: usize, channel: Channel },
+    Tell { key: WorldKey, peers: Vec<usize>, message: Message },
+    Leave(WorldKey),
+    Answer(SyncSender<()>),
+}
+
+/// A world of this process: its id and this rank, since a process may hold several ranks of one.
+pub type WorldKey = (u64, usize);
+
+#[derive(Default)]
+struct Queue {
+    commands: VecDeque<Command>,
+    running: bool,
+}
+
+/// The way to the control thread.
+pub struct Reactor {
+    queue: Mutex<Queue>,
+    wake: Wake,
+    listeners: Mutex<HashMap<SocketAddr, Weak<Listener>>>,
+}
+
+impl std::fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reactor")
+    }
+}
+
+impl Reactor {
+    /// One without a thread, which starts when it is first needed.
+    pub fn new() -> Result<Arc<Reactor>> {
+        Ok(Arc::new(Reactor {
+            queue: Mutex::default(),
+            wake: Wake::new()?,
+            listeners: Mutex::default(),
+        }))
+    }
+
+    /// The listener at `address`: the one that is there, or a new one, which is then watched.
+    pub fn listener(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        open: impl FnOnce() -> std::io::Result<Listener>,
+    ) -> std::io::Result<Arc<Listener>> {
+        let mut listeners = self.listeners.lock();
+        listeners.retain(|_, listener| listener.strong_count() > 0);
+        if let Some(listener) = listeners.get(&address).and_then(Weak::upgrade) {
+            return Ok(listener);
+        }
+        let listener = Arc::new(open()?);
+        self.command(Command::Watch(Arc::downgrade(&listener))).map_err(std::io::Error::other)?;
+        listeners.insert(listener.address, Arc::downgrade(&listener));
+        Ok(listener)
+    }
+
+    /// Lets connections for this world in.
+    pub fn serve(self: &Arc<Self>, world: &Arc<World>) -> Result<()> {
+        self.command(Command::Serve(Arc::downgrade(world)))
+    }
+
+    /// Looks after the control connection between this rank and `peer`.
+    pub fn add_line(
+        self: &Arc<Self>,
+        world: &Arc<World>,
+        peer: usize,
+        channel: Channel,
+    ) -> Result<()> {
+        self.command(Command::Line {
+            world: Arc::downgrade(world),
+            key: world.key(),
+            peer,
+            channel,
+        })
+    }
+
+    /// Tells some ranks of a world.
+    pub fn tell(self: &Arc<Self>, key: WorldKey, peers: Vec<usize>, message: Message) {
+        // Without a thread there is nobody left to tell.
+        let _ = self.command(Command::Tell { key, peers, message });
+    }
+
+    /// Says goodbye to a world's other ranks.
+    pub fn leave(self: &Arc<Self>, key: WorldKey) {
+        let _ = self.command(Command::Leave(key));
+    }
+
+    /// Waits until all that was asked for so far has been done.
+    pub fn settle(self: &Arc<Self>, limit: Duration) {
+        if !self.queue.lock().running {
+            return;
+        }
+        let (done, wait) = sync_channel(1);
+        if self.command(Command::Answer(done)).is_ok() {
+            let _ = wait.recv_timeout(limit);
+        }
+    }
+
+    /// Makes the control thread look at what it watches.
+    pub fn look_again(&self) {
+        self.wake.wake();
+    }
+
+    fn command(self: &Arc<Self>, command: Command) -> Result<()> {
+        let mut queue = self.queue.lock();
+        if !queue.running {
+            let reactor = self.clone();
+            crate::thread::spawn("mlxd-control", move || reactor.run())?;
+            queue.running = true;
+        }
+        queue.commands.push_back(command);
+        self.wake.wake();
+        Ok(())
+    }
+
+    fn run(self: Arc<Self>) {
+        let mut desk = Desk::default();
+        loop {
+            self.wake.clear();
+            let commands = std::mem::take(&mut self.queue.lock().commands);
+            for command in commands {
+                desk.obey(command);
+            }
+            desk.listeners.retain(|listener| listener.strong_count() > 0);
+            desk.worlds.retain(|world| world.strong_count() > 0);
+            if desk.is_idle() {
+                let mut queue = self.queue.lock();
+                if queue.commands.is_empty() {
+                    queue.running = false;
+                    return;
+                }
+                continue;
+            }
+            desk.work(&self.wake);
+        }
+    }
+}
+
+/// The control connection with one rank of one world.
+struct Line {
+    world: Weak<World>,
+    key: WorldKey,
+    peer: usize,
+    channel: Channel,
+    heard: Instant,
+    spoke: Instant,
+    /// Set once goodbye was said: when to stop waiting for the peer to close.
+    leaving: Option<Deadline>,
+}
+
+/// All that the control thread looks after.
+#[derive(Default)]
+struct Desk {
+    listeners: Vec<Weak<Listener>>,
+    worlds: Vec<Weak<World>>,
+    greetings: Vec<Greeting>,
+    lines: Vec<Line>,
+}
+
+impl Desk {
+    fn is_idle(&self) -> bool {
+        self.listeners.is_empty() && self.greetings.is_empty() && self.lines.is_empty()
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Watch(listener) => self.listeners.push(listener),
+            Command::Serve(world) => self.worlds.push(world),
+            Command::Line { world, key, peer, channel } => {
+                self.lines.push(Line::new(world, key, peer, channel));
+            }
+            Command::Tell { key, peers, message } => {
+                for line in self.lines.iter_mut().filter(|line| line.key == key) {
+                    if peers.contains(&line.peer) {
+                        line.tell(&message);
+                    }
+                }
+            }
+            Command::Leave(key) => {
+                for line in self.lines.iter_mut().filter(|line| line.key == key) {
+                    line.tell(&Message::Bye);
+                    line.leaving.get_or_insert(Deadline::after(Some(FAREWELL)));
+                }
+            }
+            Command::Answer(done) => drop(done.try_send(())),
+        }
+    }
+
+    /// Sleeps until something happens, then sees to it.
+    fn work(&mut self, wake: &Wake) {
+        let listeners: Vec<_> = self.listeners.iter().filter_map(Weak::upgrade).collect();
+        let accepting = self.greetings.len() < GREETINGS;
+        let mut fds = vec![interest(wake.as_fd(), true, false)];
+        fds.extend(listeners.iter().map(|l| interest(l.as_fd(), accepting, false)));
+        fds.extend(self.greetings.iter().map(Greeting::interest));
+        fds.extend(
+            self.lines
+                .iter()
+                .map(|line| interest(line.channel.as_fd(), true, line.channel.has_output())),
+        );
+        if let Err(e) = wait(&mut fds, self.next_duty()) {
+            log::error!("{e}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        drop(fds);
+        if accepting {
+            for listener in &listeners {
+                self.accept(listener);
+            }
+        }
+        self.greet();
+        self.lines.retain_mut(Line::attend);
+    }
+
+    /// When something is due even if nothing comes.
+    fn next_duty(&self) -> Deadline {
+        let greetings = self.greetings.iter().map(|greeting| greeting.deadline);
+        greetings.chain(self.lines.iter().map(Line::next_duty)).fold(Deadline::NEVER, Deadline::or)
+    }
+
+    fn accept(&mut self, listener: &Arc<Listener>) {
+        while self.greetings.len() < GREETINGS {
+            match listener.accept() {
+                Ok(Some(channel)) => self.greetings.push(Greeting::new(channel, listener.clone())),
+                Ok(None) => return,
+                Err(e) => {
+                    log::warn!("cannot accept a connection at {}: {e}", listener.address);
+                    // Out of descriptors, most likely: they come back when others are closed.
+                    std::thread::sleep(Duration::from_millis(10));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn greet(&mut self) {
+        let worlds: Vec<Arc<World>> = self.worlds.iter().filter_map(Weak::upgrade).collect();
+        for mut greeting in std::mem::take(&mut self.greetings) {
+            match greeting.advance(&worlds) {
+                Ok(Step::Wait) => self.greetings.push(greeting),
+                Ok(Step::Join(joiner)) => greeting.listener.admit(joiner),
+                Ok(Step::Line { world, peer, channel }) => {
+                    self.lines.push(Line::new(Arc::downgrade(&world), world.key(), peer, channel));
+                    world.line_up(peer);
+                }
+                Ok(Step::Lane { world, key, stream }) => world.deliver(key, stream),
+                Err(e) => log::info!("turned away a connection: {e}"),
+            }
+        }
+    }
+}
+
+impl Line {
+    fn new(world: Weak<World>, key: WorldKey, peer: usize, channel: Channel) -> Line {
+        let now = Instant::now();
+        Line { world, key, peer, channel, heard: now, spoke: now, leaving: None }
+    }
+
+    fn tell(&mut self, message: &Message) {
+        self.spoke = Instant::now();
+        // A connection that cannot be written to is noticed when it is read.
+        if let Err(e) = self.channel.tell(message) {
+            log::debug!("{e}");
+        }
+    }
+
+    fn peer_timeout(&self) -> Option<Duration> {
+        self.world.upgrade().and_then(|world| world.peer_timeout)
+    }
+
+    fn next_duty(&self) -> Deadline {
+        if let Some(leaving) = self.leaving {
+            return leaving;
+        }
+        // A quarter of the limit: three pings may be late before the peer is given up.
+        let ping =
+            self.peer_timeout().map(|limit| (limit / 4).saturating_sub(self.spoke.elapsed()));
+        Deadline::after(ping)
+    }
+
+    /// Hears what came and does what is due; false once the line is of no more use.
+    fn attend(&mut self) -> bool {
+        let heard = loop {
+            match self.channel.flush().and_then(|()| self.channel.hear()) {
+                Ok(None) => break Ok(()),
+                Ok(Some(Message::Bye)) => {
+                    if let Some(world) = self.world.upgrade() {
+                        world.left(self.peer);
+                    }
+                    return false;
+                }
+                Ok(Some(message)) => {
+                    self.heard = Instant::now();
+                    if let Some(world) = self.world.upgrade() {
+                        world.heard(self.peer, message);
+                    }
+                }
+                Err(e) => break Err(e),
+            }
+        };
+        if let Some(leaving) = self.leaving {
+            return heard.is_ok() && !leaving.passed();
+        }
+        let Some(world) = self.world.upgrade() else {
+            return heard.is_ok();
+        };
+        let lost = match (heard, world.peer_timeout) {
+            (Err(e), _) => e,
+            (Ok(()), Some(limit)) if self.heard.elapsed() > limit => Error::new(
+                Status::PeerLost,
+                format!("{} was silent for {} ms", self.channel.peer, limit.as_millis()),
+            ),
+            (Ok(()), limit) => {
+                if limit.is_some_and(|limit| self.spoke.elapsed() >= limit / 4) {
+                    self.tell(&Message::Ping);
+                }
+                return true;
+            }
+        };
+        world.line_lost(self.peer, lost);
+        false
+    }
+}

@@ -1,0 +1,477 @@
+//! How a world comes up: every rank meets rank 0, learns of the others, and connects to them.
+
+use std::ffi::c_void;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Address;
+use super::channel::Channel;
+use super::dial::Caller;
+use super::handshake::{self, Hello, Purpose};
+use super::listener::{Joiner, Listener};
+use super::message::Message;
+use super::reactor::Reactor;
+use super::world::{Founding, Member, World, ranks};
+use crate::config::{AllGather, Meeting, RingStart};
+use crate::error::{Error, Result, Status, fail};
+use crate::wait::{Deadline, interest, wait};
+
+/// Between two calls to a rank 0 that does not listen yet.
+const RETRY: Duration = Duration::from_millis(30);
+/// How often those who came are told who is missing.
+const NEWS: Duration = Duration::from_millis(500);
+/// Bytes per rank that go through a caller's all-gather: rank 0's addresses as JSON.
+const RECORD: usize = 1024;
+
+/// Starts a world: `member` is the group of all its ranks. Blocks until every rank is connected to
+/// every other, or the deadline has passed.
+pub fn start(plan: &RingStart, reactor: &Arc<Reactor>, member: Member) -> Result<Arc<World>> {
+    let deadline = Deadline::after(plan.connect_timeout);
+    let starting = Starting { plan, reactor, deadline };
+    let (founding, lines) = match &plan.meeting {
+        Meeting::Hostfile(hosts) => starting.with_hostfile(hosts)?,
+        Meeting::Coordinator(address) => starting.with_coordinator(address)?,
+        Meeting::AllGather(all_gather) => starting.with_all_gather(*all_gather)?,
+    };
+    let health = member.health.clone();
+    let world = World::new(founding);
+    world.enter(member);
+    reactor.serve(&world)?;
+    connect(&world, lines, &health, deadline).inspect_err(|e| {
+        // Whoever waits for this rank learns at once that it waits in vain.
+        world.fail_group(0, e, true);
+        reactor.settle(NEWS);
+    })?;
+    Ok(world)
+}
+
+/// A connection to a rank that was made during the meeting.
+type Lines = Vec<(usize, Channel)>;
+
+fn connect(
+    world: &Arc<World>,
+    lines: Lines,
+    health: &crate::health::Health,
+    deadline: Deadline,
+) -> Result<()> {
+    for (rank, channel) in lines {
+        world.add_line(rank, channel)?;
+    }
+    for rank in 1..world.rank {
+        world.call_line(rank, deadline, health).map_err(|e| {
+            let here = world.rank;
+            e.at(format_args!("rank {here} cannot reach rank {rank}"))
+        })?;
+    }
+    world.come_up(health, deadline)
+}
+
+struct Starting<'a> {
+    plan: &'a RingStart,
+    reactor: &'a Arc<Reactor>,
+    deadline: Deadline,
+}
+
+impl Starting<'_> {
+    /// Every rank listens at its own addresses, and calls rank 0 at its first.
+    fn with_hostfile(&self, hosts: &[Vec<Address>]) -> Result<(Founding, Lines)> {
+        let mut listeners = Vec::new();
+        for address in &hosts[self.plan.rank] {
+            listeners.push(self.listen(address)?);
+        }
+        if self.plan.rank == 0 {
+            return self.gather(listeners, hosts[0].clone());
+        }
+        self.join(&hosts[0][..1], listeners, hosts[self.plan.rank].clone())
+    }
+
+    /// Rank 0 listens at `coordinator`; the others where they reach it from.
+    fn with_coordinator(&self, coordinator: &Address) -> Result<(Founding, Lines)> {
+        if self.plan.rank == 0 {
+            let listener = self.listen(coordinator)?;
+            return self.gather(vec![listener], vec![coordinator.clone()]);
+        }
+        self.join(std::slice::from_ref(coordinator), Vec::new(), Vec::new())
+    }
+
+    /// Rank 0 listens anywhere and hands its addresses out.
+    fn with_all_gather(&self, all_gather: AllGather) -> Result<(Founding, Lines)> {
+        let mut record = vec![0u8; RECORD];
+        let mut listener = None;
+        if self.plan.rank == 0 {
+            let own = self.listen(&Address::new("", 0))?;
+            let mut addresses = own_addresses(own.address)?;
+            let mut json = serde_json::to_vec(&addresses).unwrap_or_default();
+            while json.len() > RECORD && addresses.pop().is_some() {
+                json = serde_json::to_vec(&addresses).unwrap_or_default();
+            }
+            record[..json.len()].copy_from_slice(&json);
+            listener = Some((own, addresses));
+        }
+        let mut all = vec![0u8; RECORD * self.plan.size];
+        let (src, dst) = (record.as_ptr().cast::<c_void>(), all.as_mut_ptr().cast::<c_void>());
+        // SAFETY: the caller of mlxd_options_set_all_gather promised a function that reads RECORD
+        // bytes at src and writes as many for each rank at dst; both buffers are that large.
+        let status = unsafe { (all_gather.function)(all_gather.user_data, src, dst, RECORD) };
+        if status != 0 {
+            fail!(Config, "the caller's all-gather function returned {status}, not 0");
+        }
+        if let Some((listener, addresses)) = listener {
+            return self.gather(vec![listener], addresses[..1].to_vec());
+        }
+        let json = all[..RECORD].split(|byte| *byte == 0).next().unwrap_or_default();
+        let Ok(addresses) = serde_json::from_slice::<Vec<Address>>(json) else {
+            fail!(Config, "the caller's all-gather function did not bring rank 0's bytes first");
+        };
+        self.join(&addresses, Vec::new(), Vec::new())
+    }
+
+    fn listen(&self, address: &Address) -> Result<Arc<Listener>> {
+        let RingStart { bind, secret, .. } = self.plan;
+        Listener::open(self.reactor, address, bind.as_deref(), secret.as_deref())
+    }
+
+    /// What must be the same on all ranks, beside size and secret, which the handshake compares.
+    fn settings(&self, lanes: usize) -> Vec<String> {
+        vec![format!("connections per rank={lanes}")]
+    }
+
+    fn founding(
+        &self,
+        id: u64,
+        addresses: Vec<Vec<Address>>,
+        listeners: Vec<Arc<Listener>>,
+    ) -> Founding {
+        Founding {
+            id,
+            rank: self.plan.rank,
+            peer_timeout: self.plan.peer_timeout,
+            connect_timeout: self.plan.connect_timeout,
+            addresses,
+            secret: self.plan.secret.clone(),
+            reactor: self.reactor.clone(),
+            listeners,
+        }
+    }
+
+    /// Rank 0: waits until every rank has come, then tells each where the others are.
+    fn gather(
+        &self,
+        listeners: Vec<Arc<Listener>>,
+        own: Vec<Address>,
+    ) -> Result<(Founding, Lines)> {
+        let door = listeners[0].clone();
+        let _one_start_at_a_time = door.gathering.lock();
+        let mut gathering = Gathering {
+            size: self.plan.size,
+            settings: self.settings(own.len()),
+            guests: (0..self.plan.size).map(|_| None).collect(),
+            remarks: Vec::new(),
+        };
+        let mut news = Instant::now();
+        while !gathering.missing().is_empty() {
+            for joiner in door.take_joiners() {
+                gathering.receive(joiner);
+            }
+            gathering.listen_to_guests();
+            let missing = gathering.missing();
+            if missing.is_empty() {
+                break;
+            }
+            if self.deadline.passed() {
+                return Err(gathering.give_up(&missing, self.plan.connect_timeout));
+            }
+            if news.elapsed() >= NEWS {
+                gathering.tell(&Message::Waiting { missing });
+                news = Instant::now();
+            }
+            let mut fds = vec![interest(door.arrivals(), true, false)];
+            fds.extend(gathering.channels().map(|c| interest(c.as_fd(), true, c.has_output())));
+            wait(&mut fds, self.deadline.or(Deadline::after(Some(NEWS))))?;
+        }
+        let id = u64::from_le_bytes(std::array::from_fn({
+            let nonce = handshake::nonce()?;
+            move |i| nonce[i]
+        }));
+        // Rank 0 itself reaches a guest without an address where it came from.
+        let mut addresses = vec![own.clone()];
+        let mut told = vec![self.hosted(own)];
+        let mut lines = Vec::new();
+        for (rank, guest) in gathering.guests.into_iter().enumerate() {
+            let Some(Guest { channel, addresses: Some(there) }) = guest else { continue };
+            let seen = channel.peer_addr()?.ip();
+            addresses.push(there.iter().map(|a| fill_host(a, &host_of(seen))).collect());
+            told.push(match seen.to_canonical().is_loopback() {
+                true => there,
+                false => there.iter().map(|a| fill_host(a, &host_of(seen))).collect(),
+            });
+            lines.push((rank, channel));
+        }
+        for (_, channel) in &mut lines {
+            channel.tell(&Message::World { id, addresses: told.clone() })?;
+        }
+        Ok((self.founding(id, addresses, listeners), lines))
+    }
+
+    /// Rank 0's own addresses as the others are told them: without a hostfile they know where they
+    /// reached it better than it does.
+    fn hosted(&self, own: Vec<Address>) -> Vec<Address> {
+        match self.plan.meeting {
+            Meeting::Hostfile(_) => own,
+            _ => own.into_iter().map(|a| Address::new("", a.port)).collect(),
+        }
+    }
+
+    /// The others: come to rank 0 and wait until all have come.
+    fn join(
+        &self,
+        rank_0: &[Address],
+        mut listeners: Vec<Arc<Listener>>,
+        mut own: Vec<Address>,
+    ) -> Result<(Founding, Lines)> {
+        let mut channel = self.reach(rank_0)?;
+        if listeners.is_empty() {
+            let from = channel.local_addr()?.ip().to_canonical();
+            // Over loopback by a name, others may come from elsewhere.
+            let numeric = rank_0.iter().all(|a| a.ip().is_some() || a.host == "localhost");
+            let host =
+                if from.is_loopback() && !numeric { String::new() } else { from.to_string() };
+            let listener = self.listen(&Address::new(host, 0))?;
+            own = vec![Address::new("", listener.address.port())];
+            listeners.push(listener);
+        }
+        let lanes = own.len();
+        channel.tell(&Message::Join { addresses: own, settings: self.settings(lanes) })?;
+        let mut missing = Vec::new();
+        let (id, addresses) = loop {
+            match channel.await_with(self.deadline, None, Channel::hear) {
+                Ok(Message::Waiting { missing: news }) => missing = news,
+                Ok(Message::Refused(cause)) => return Err(cause),
+                Ok(Message::World { id, addresses }) => break (id, addresses),
+                Ok(other) => fail!(Internal, "rank 0 said {other:?} during the start"),
+                Err(e) if e.status == Status::Timeout => {
+                    return Err(too_late(&missing, self.plan.connect_timeout, &[]));
+                }
+                Err(e) => return Err(e.at("rank 0 left during the start")),
+            }
+        };
+        if addresses.len() != self.plan.size || addresses.iter().any(Vec::is_empty) {
+            fail!(Config, "rank 0 named {} ranks, not {}", addresses.len(), self.plan.size);
+        }
+        let host = host_of(channel.peer_addr()?.ip());
+        let addresses = addresses
+            .into_iter()
+            .map(|rank| rank.iter().map(|a| fill_host(a, &host)).collect())
+            .collect();
+        Ok((self.founding(id, addresses, listeners), vec![(0, channel)]))
+    }
+
+    /// Calls rank 0 until it answers.
+    fn reach(&self, rank_0: &[Address]) -> Result<Channel> {
+        let hello = Hello {
+            purpose: Purpose::Join,
+            lane: 0,
+            world: 0,
+            group: 0,
+            from: self.plan.rank as u32,
+            to: 0,
+            size: self.plan.size as u32,
+            nonce: [0; 16],
+        };
+        let secret = self.plan.secret.as_deref();
+        let caller = Caller { secret, deadline: self.deadline, stop: None };
+        loop {
+            let mut candidates: Vec<SocketAddr> = Vec::new();
+            for address in rank_0 {
+                candidates.extend(address.resolve()?);
+            }
+            match caller.call(&candidates, &hello) {
+                Ok(channel) => return Ok(channel),
+                Err(e) if matches!(e.status, Status::Auth | Status::Config) => {
+                    return Err(e.at(format_args!("rank 0 at {}", rank_0[0])));
+                }
+                Err(e) if self.deadline.passed() => {
+                    let limit = self.plan.connect_timeout.unwrap_or_default().as_millis();
+                    fail!(
+                        Timeout,
+                        "rank 0 at {} was not there within {limit} ms: {e}{ELSEWHERE}",
+                        rank_0[0]
+                    );
+                }
+                Err(_) => std::thread::sleep(RETRY),
+            }
+        }
+    }
+}
+
+/// Why ranks may not have come.
+const ELSEWHERE: &str = "; did they start, do they have the same address for rank 0 and the same \
+                         world size, and did they choose the same backend?";
+
+fn too_late(missing: &[usize], limit: Option<Duration>, remarks: &[String]) -> Error {
+    let limit = limit.unwrap_or_default().as_millis();
+    let who = if missing.is_empty() { "some ranks".to_owned() } else { ranks(missing) };
+    let remarks = remarks.iter().map(|remark| format!("; {remark}")).collect::<String>();
+    let message = format!("{who} did not come within {limit} ms{remarks}{ELSEWHERE}");
+    Error::new(Status::Timeout, message)
+}
+
+/// A rank that has come to rank 0.
+struct Guest {
+    channel: Channel,
+    /// Where it listens, once it has said so.
+    addresses: Option<Vec<Address>>,
+}
+
+/// Rank 0's view of a start.
+struct Gathering {
+    size: usize,
+    settings: Vec<String>,
+    guests: Vec<Option<Guest>>,
+    /// What went wrong with others: shown if the start fails.
+    remarks: Vec<String>,
+}
+
+impl Gathering {
+    fn missing(&self) -> Vec<usize> {
+        let here = |guest: &Option<Guest>| guest.as_ref().is_some_and(|g| g.addresses.is_some());
+        (1..self.size).filter(|rank| !here(&self.guests[*rank])).collect()
+    }
+
+    fn channels(&self) -> impl Iterator<Item = &Channel> {
+        self.guests.iter().flatten().map(|guest| &guest.channel)
+    }
+
+    fn tell(&mut self, message: &Message) {
+        for guest in self.guests.iter_mut().flatten() {
+            // One that is gone is noticed when it is listened to.
+            let _ = guest.channel.tell(message);
+        }
+    }
+
+    fn receive(&mut self, joiner: Joiner) {
+        let Joiner { hello, channel } = joiner;
+        let rank = hello.from as usize;
+        if hello.size as usize != self.size {
+            let why = format!(
+                "rank {rank} was started for a world of {}, rank 0 for one of {}",
+                hello.size, self.size
+            );
+            return self.refuse(channel, why);
+        }
+        if rank == 0 || rank >= self.size {
+            return self.refuse(channel, format!("there is no room for a rank {rank}"));
+        }
+        // An earlier process of this rank may have ended meanwhile.
+        self.listen_to(rank);
+        if let Some(first) = &self.guests[rank] {
+            let (one, other) = (&first.channel.peer, &channel.peer);
+            let why = format!("two processes have rank {rank}: one at {one}, one at {other}");
+            return self.refuse(channel, why);
+        }
+        self.guests[rank] = Some(Guest { channel, addresses: None });
+    }
+
+    fn refuse(&mut self, mut channel: Channel, why: String) {
+        let _ = channel.tell(&Message::Refused(Error::new(Status::Config, why.clone())));
+        self.remarks.push(why);
+    }
+
+    fn listen_to_guests(&mut self) {
+        for rank in 1..self.size {
+            self.listen_to(rank);
+        }
+    }
+
+    fn listen_to(&mut self, rank: usize) {
+        let Some(guest) = &mut self.guests[rank] else { return };
+        match guest.channel.flush().and_then(|()| guest.channel.hear()) {
+            Ok(None) => {}
+            Ok(Some(Message::Join { settings, .. })) if settings != self.settings => {
+                let why = format!(
+                    "the settings of rank {rank} differ from rank 0's: {} there, {} here",
+                    settings.join(", "),
+                    self.settings.join(", ")
+                );
+                if let Some(guest) = self.guests[rank].take() {
+                    self.refuse(guest.channel, why);
+                }
+            }
+            Ok(Some(Message::Join { addresses, .. })) => guest.addresses = Some(addresses),
+            Ok(Some(other)) => log::debug!("rank {rank} said {other:?} during the start"),
+            Err(e) => {
+                self.remarks.push(format!("rank {rank} came and went: {e}"));
+                self.guests[rank] = None;
+            }
+        }
+    }
+
+    fn give_up(&mut self, missing: &[usize], limit: Option<Duration>) -> Error {
+        let error = too_late(missing, limit, &self.remarks);
+        self.tell(&Message::Refused(error.clone()));
+        error
+    }
+}
+
+fn host_of(ip: IpAddr) -> String {
+    ip.to_canonical().to_string()
+}
+
+/// The address, at `host` if it names none.
+fn fill_host(address: &Address, host: &str) -> Address {
+    let host = if address.host.is_empty() { host } else { &address.host };
+    Address::new(host, address.port)
+}
+
+/// Where others may reach a socket of this host: every interface's address, loopback last.
+fn own_addresses(bound: SocketAddr) -> Result<Vec<Address>> {
+    if !bound.ip().is_unspecified() {
+        return Ok(vec![bound.into()]);
+    }
+    let mut ips = interface_addresses()?;
+    if bound.is_ipv4() {
+        ips.retain(IpAddr::is_ipv4);
+    }
+    ips.sort_by_key(|ip| (ip.is_loopback(), ip.is_ipv6()));
+    Ok(ips.into_iter().map(|ip| Address::new(ip.to_string(), bound.port())).collect())
+}
+
+fn interface_addresses() -> Result<Vec<IpAddr>> {
+    let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: getifaddrs writes the head of a list that it allocated.
+    if unsafe { libc::getifaddrs(&mut list) } != 0 {
+        return Err(Error::system("getifaddrs", std::io::Error::last_os_error()));
+    }
+    let mut ips = Vec::new();
+    let mut next = list;
+    while !next.is_null() {
+        // SAFETY: next is an entry of the list, which is freed only below; its address, where there
+        // is one, has the size that its family says.
+        unsafe {
+            let entry = &*next;
+            if !entry.ifa_addr.is_null() {
+                match i32::from((*entry.ifa_addr).sa_family) {
+                    libc::AF_INET => {
+                        let address = &*entry.ifa_addr.cast::<libc::sockaddr_in>();
+                        ips.push(IpAddr::from(address.sin_addr.s_addr.to_ne_bytes()));
+                    }
+                    libc::AF_INET6 => {
+                        let address = &*entry.ifa_addr.cast::<libc::sockaddr_in6>();
+                        let ip = std::net::Ipv6Addr::from(address.sin6_addr.s6_addr);
+                        // A link-local address means nothing without its interface.
+                        if !ip.is_unicast_link_local() {
+                            ips.push(ip.into());
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            next = entry.ifa_next;
+        }
+    }
+    // SAFETY: the list came from getifaddrs and nothing refers to it any more.
+    unsafe { libc::freeifaddrs(list) };
+    Ok(ips)
+}

@@ -1,0 +1,533 @@
+//! One world as this rank sees it: who is there, which groups there are, and what failed.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::dial::Caller;
+use super::handshake::{Hello, Purpose};
+use super::listener::Listener;
+use super::message::Message;
+use super::reactor::{Reactor, WorldKey};
+use super::{Address, channel::Channel};
+use crate::call::{Call, CallLog, mismatch};
+use crate::error::{Error, Result, Status, fail};
+use crate::health::Health;
+use crate::wait::Deadline;
+
+/// Failures kept for groups that this rank has not made yet.
+const EARLY_FAILURES: usize = 64;
+
+/// Whether a rank can be talked to.
+#[derive(Clone, Debug)]
+enum Presence {
+    /// Not connected yet.
+    Coming,
+    /// Connected.
+    Here,
+    /// Said goodbye.
+    Left,
+    /// Gone without a word.
+    Lost(String),
+}
+
+/// Which of the lanes that other ranks made to this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LaneKey {
+    /// The group it belongs to.
+    pub group: u64,
+    /// Who called: a rank of the world.
+    pub from: usize,
+    /// What for.
+    pub purpose: Purpose,
+    /// Which of several.
+    pub lane: u16,
+}
+
+/// This rank's part in a group, as the control plane knows it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The group's id, the same on all its ranks; 0 is the world.
+    pub group: u64,
+    /// Per rank of the group its rank in the world.
+    pub ranks: Vec<usize>,
+    /// Failed when the group does.
+    pub health: Arc<Health>,
+    /// What this rank has called.
+    pub calls: Arc<CallLog>,
+}
+
+impl Member {
+    fn rank_of(&self, world_rank: usize) -> Option<usize> {
+        self.ranks.iter().position(|rank| *rank == world_rank)
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    presence: Vec<Presence>,
+    ready: HashSet<usize>,
+    go: bool,
+    groups: HashMap<u64, Member>,
+    early_failures: VecDeque<(u64, Error)>,
+    arrived: HashMap<LaneKey, TcpStream>,
+    next_group: u32,
+}
+
+/// One start of `size` ranks.
+#[derive(Debug)]
+pub struct World {
+    /// Minted by rank 0 for this start.
+    pub id: u64,
+    /// This rank.
+    pub rank: usize,
+    /// Ranks.
+    pub size: usize,
+    /// How long a peer may stay silent.
+    pub peer_timeout: Option<Duration>,
+    /// How long a connection may take.
+    pub connect_timeout: Option<Duration>,
+    /// Per rank where it listens, an address for each lane.
+    addresses: Vec<Vec<Address>>,
+    secret: Option<String>,
+    reactor: Arc<Reactor>,
+    /// Kept open for connections that are made later.
+    _listeners: Vec<Arc<Listener>>,
+    shared: Mutex<Shared>,
+    changed: Condvar,
+}
+
+/// What [`World::new`] is made of.
+pub struct Founding {
+    /// See [`World`].
+    pub id: u64,
+    /// See [`World`].
+    pub rank: usize,
+    /// See [`World`].
+    pub peer_timeout: Option<Duration>,
+    /// See [`World`].
+    pub connect_timeout: Option<Duration>,
+    /// See [`World`].
+    pub addresses: Vec<Vec<Address>>,
+    /// See [`World`].
+    pub secret: Option<String>,
+    /// The process's.
+    pub reactor: Arc<Reactor>,
+    /// Where this rank listens.
+    pub listeners: Vec<Arc<Listener>>,
+}
+
+impl World {
+    /// A world whose lines are not up yet.
+    pub fn new(founding: Founding) -> Arc<World> {
+        let Founding { id, rank, peer_timeout, connect_timeout, .. } = founding;
+        let size = founding.addresses.len();
+        Arc::new(World {
+            id,
+            rank,
+            size,
+            peer_timeout,
+            connect_timeout,
+            addresses: founding.addresses,
+            secret: founding.secret,
+            reactor: founding.reactor,
+            _listeners: founding.listeners,
+            shared: Mutex::new(Shared {
+                presence: vec![Presence::Coming; size],
+                ready: HashSet::new(),
+                go: false,
+                groups: HashMap::new(),
+                early_failures: VecDeque::new(),
+                arrived: HashMap::new(),
+                next_group: 0,
+            }),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// What tells this world and rank from others in the process.
+    pub fn key(&self) -> WorldKey {
+        (self.id, self.rank)
+    }
+
+    /// The process's control thread.
+    pub fn reactor(&self) -> &Arc<Reactor> {
+        &self.reactor
+    }
+
+    /// Connections that two ranks have for one purpose.
+    pub fn lanes(&self) -> usize {
+        self.addresses[self.rank].len().max(1)
+    }
+
+    /// Where a rank listens, for messages.
+    pub fn address_of(&self, rank: usize) -> String {
+        self.addresses[rank].first().map_or_else(String::new, Address::to_string)
+    }
+
+    /// A number that this rank has not given to a group before.
+    pub fn next_group_number(&self) -> u32 {
+        let mut shared = self.shared.lock();
+        shared.next_group += 1;
+        shared.next_group
+    }
+
+    /// Makes a group known: from now on it fails when a rank of it is lost, or tells so.
+    pub fn enter(&self, member: Member) {
+        let mut shared = self.shared.lock();
+        for (group, cause) in &shared.early_failures {
+            if *group == member.group {
+                member.health.fail(cause.clone());
+            }
+        }
+        shared.early_failures.retain(|(group, _)| *group != member.group);
+        for (rank, presence) in shared.presence.iter().enumerate() {
+            let cause = match presence {
+                Presence::Lost(cause) => cause.clone(),
+                Presence::Left => "it had left before".to_owned(),
+                _ => continue,
+            };
+            if member.rank_of(rank).is_some() {
+                member.health.fail(self.lost_error(&member, rank, &cause));
+            }
+        }
+        shared.groups.insert(member.group, member);
+    }
+
+    /// Forgets a group and the lanes that came for it.
+    pub fn forget(&self, group: u64) {
+        let mut shared = self.shared.lock();
+        shared.groups.remove(&group);
+        shared.arrived.retain(|key, _| key.group != group);
+    }
+
+    /// Fails a group here, and on its other ranks if `announce`.
+    pub fn fail_group(&self, group: u64, cause: &Error, announce: bool) {
+        let Some(member) = self.shared.lock().groups.get(&group).cloned() else {
+            return;
+        };
+        let first = member.health.fail(cause.clone());
+        self.wake_waiters();
+        if first && announce {
+            let peers = member.ranks.into_iter().filter(|rank| *rank != self.rank).collect();
+            self.reactor.tell(self.key(), peers, Message::Fail { group, cause: cause.clone() });
+        }
+    }
+
+    /// Tells the group's other ranks what this rank has been waiting in for a while.
+    pub fn announce_stall(&self, member: &Member, call: Call) {
+        let peers = member.ranks.iter().copied().filter(|rank| *rank != self.rank).collect();
+        self.reactor.tell(self.key(), peers, Message::Stalled { group: member.group, call });
+    }
+
+    /// A lane to `peer`, called from here.
+    pub fn call_peer(&self, key: LaneKey, peer: usize, health: &Health) -> Result<TcpStream> {
+        let lane = usize::from(key.lane) % self.addresses[peer].len();
+        let addresses = self.addresses[peer][lane].resolve()?;
+        let hello = self.hello(key.purpose, key.group, peer, key.lane);
+        let caller = Caller {
+            secret: self.secret.as_deref(),
+            deadline: Deadline::after(self.connect_timeout),
+            stop: Some(health.as_fd()),
+        };
+        let channel = caller.call_and_enter(&addresses, &hello);
+        health.check()?;
+        channel?.into_stream()
+    }
+
+    /// A lane that the other rank calls for; waits until it is there.
+    pub fn await_peer(
+        &self,
+        key: LaneKey,
+        health: &Health,
+        deadline: Deadline,
+    ) -> Result<TcpStream> {
+        let mut shared = self.shared.lock();
+        loop {
+            if let Some(stream) = shared.arrived.remove(&key) {
+                return Ok(stream);
+            }
+            health.check()?;
+            match &shared.presence[key.from] {
+                Presence::Left => fail!(PeerLost, "it has left in good order"),
+                Presence::Lost(cause) => fail!(PeerLost, "{cause}"),
+                _ => {}
+            }
+            if !self.wait(&mut shared, deadline) {
+                fail!(Timeout, "it has not connected");
+            }
+        }
+    }
+
+    /// A lane has come in.
+    pub fn deliver(&self, key: LaneKey, stream: TcpStream) {
+        self.shared.lock().arrived.insert(key, stream);
+        self.changed.notify_all();
+    }
+
+    /// Calls the control line of a rank below this one.
+    pub fn call_line(
+        self: &Arc<Self>,
+        peer: usize,
+        deadline: Deadline,
+        health: &Health,
+    ) -> Result<()> {
+        let hello = self.hello(Purpose::Control, 0, peer, 0);
+        let caller =
+            Caller { secret: self.secret.as_deref(), deadline, stop: Some(health.as_fd()) };
+        let channel = caller.call_and_enter(&self.addresses[peer][0].resolve()?, &hello)?;
+        self.add_line(peer, channel)
+    }
+
+    /// Takes over the control connection with `peer`.
+    pub fn add_line(self: &Arc<Self>, peer: usize, channel: Channel) -> Result<()> {
+        self.reactor.add_line(self, peer, channel)?;
+        self.line_up(peer);
+        Ok(())
+    }
+
+    fn hello(&self, purpose: Purpose, group: u64, peer: usize, lane: u16) -> Hello {
+        Hello {
+            purpose,
+            lane,
+            world: self.id,
+            group,
+            from: self.rank as u32,
+            to: peer as u32,
+            size: self.size as u32,
+            nonce: [0; 16],
+        }
+    }
+
+    /// Waits until every line is up, then until every rank says so.
+    pub fn come_up(&self, health: &Health, deadline: Deadline) -> Result<()> {
+        let missing = self.await_all(health, deadline, |shared| {
+            let coming = |(rank, p): (usize, &Presence)| {
+                (matches!(p, Presence::Coming) && rank != self.rank).then_some(rank)
+            };
+            shared.presence.iter().enumerate().filter_map(coming).collect()
+        })?;
+        if !missing.is_empty() {
+            fail!(Timeout, "{} did not connect in time", ranks(&missing));
+        }
+        if self.rank > 0 {
+            self.reactor.tell(self.key(), vec![0], Message::Ready);
+            let missing =
+                self.await_all(
+                    health,
+                    deadline,
+                    |shared| {
+                        if shared.go { Vec::new() } else { vec![0] }
+                    },
+                )?;
+            if !missing.is_empty() {
+                fail!(Timeout, "rank 0 did not say in time that all ranks are connected");
+            }
+            return Ok(());
+        }
+        let missing = self.await_all(health, deadline, |shared| {
+            (1..self.size).filter(|rank| !shared.ready.contains(rank)).collect()
+        })?;
+        if !missing.is_empty() {
+            fail!(Timeout, "{} did not connect to the others in time", ranks(&missing));
+        }
+        self.shared.lock().go = true;
+        self.reactor.tell(self.key(), (1..self.size).collect(), Message::Go);
+        Ok(())
+    }
+
+    /// Waits until nobody is missing; those who are when the deadline passes.
+    fn await_all(
+        &self,
+        health: &Health,
+        deadline: Deadline,
+        missing: impl Fn(&Shared) -> Vec<usize>,
+    ) -> Result<Vec<usize>> {
+        let mut shared = self.shared.lock();
+        loop {
+            health.check()?;
+            let absent = missing(&shared);
+            if absent.is_empty() || !self.wait(&mut shared, deadline) {
+                return Ok(absent);
+            }
+        }
+    }
+
+    /// Sleeps until something changes; false once the deadline has passed.
+    fn wait(&self, shared: &mut parking_lot::MutexGuard<'_, Shared>, deadline: Deadline) -> bool {
+        match deadline.instant() {
+            Some(at) => !self.changed.wait_until(shared, at).timed_out() || !deadline.passed(),
+            None => {
+                self.changed.wait(shared);
+                true
+            }
+        }
+    }
+
+    /// Wakes all who wait for a change. The lock is taken so that nobody is between check and wait.
+    fn wake_waiters(&self) {
+        drop(self.shared.lock());
+        self.changed.notify_all();
+    }
+
+    /// The control line with `peer` is up.
+    pub fn line_up(&self, peer: usize) {
+        let mut shared = self.shared.lock();
+        if matches!(shared.presence[peer], Presence::Coming) {
+            shared.presence[peer] = Presence::Here;
+        }
+        drop(shared);
+        self.changed.notify_all();
+    }
+
+    /// `peer` has said something.
+    pub fn heard(self: &Arc<Self>, peer: usize, message: Message) {
+        match message {
+            Message::Ready => {
+                self.shared.lock().ready.insert(peer);
+                self.changed.notify_all();
+            }
+            Message::Go => {
+                self.shared.lock().go = true;
+                self.changed.notify_all();
+            }
+            Message::Fail { group, cause } => self.told_of_failure(group, cause),
+            Message::Lost { rank, cause } if rank < self.size => {
+                self.lose(rank, &cause.message, false);
+            }
+            Message::Stalled { group, call } => self.told_of_stall(peer, group, call),
+            Message::Ping => {}
+            other => log::debug!("rank {peer} said {other:?}, which means nothing here"),
+        }
+    }
+
+    fn told_of_failure(self: &Arc<Self>, group: u64, cause: Error) {
+        let mut shared = self.shared.lock();
+        // Until all lines are up, only rank 0 can reach everybody.
+        let pass_on = self.rank == 0 && group == 0 && !shared.go;
+        if !shared.groups.contains_key(&group) {
+            if shared.early_failures.len() == EARLY_FAILURES {
+                shared.early_failures.pop_front();
+            }
+            shared.early_failures.push_back((group, cause));
+            return;
+        }
+        drop(shared);
+        self.fail_group(group, &cause, pass_on);
+    }
+
+    fn told_of_stall(&self, peer: usize, group: u64, call: Call) {
+        let Some(member) = self.shared.lock().groups.get(&group).cloned() else {
+            return;
+        };
+        let Some(peer) = member.rank_of(peer) else {
+            return;
+        };
+        if let (Some(ours), Some(rank)) =
+            (member.calls.claim(peer, call), member.rank_of(self.rank))
+        {
+            self.fail_group(group, &mismatch(rank, &ours, peer, &call), true);
+        }
+    }
+
+    /// The control line with `peer` broke.
+    pub fn line_lost(&self, peer: usize, cause: Error) {
+        let cause = if cause.message.contains("closed by peer") {
+            format!("connection to rank {peer} ({}) closed by peer", self.address_of(peer))
+        } else {
+            cause.message
+        };
+        self.lose(peer, &cause, true);
+    }
+
+    /// `peer` has said goodbye: groups go on until they need something from it.
+    pub fn left(&self, peer: usize) {
+        let mut shared = self.shared.lock();
+        let starting = !shared.go;
+        shared.presence[peer] = Presence::Left;
+        shared.arrived.retain(|key, _| key.from != peer || key.purpose == Purpose::Message);
+        drop(shared);
+        self.changed.notify_all();
+        if starting {
+            self.lose(peer, "it left during the start", false);
+        }
+    }
+
+    /// A rank is gone: fails every group that it belongs to.
+    pub fn lose(&self, lost: usize, cause: &str, announce: bool) {
+        let mut shared = self.shared.lock();
+        let was = std::mem::replace(&mut shared.presence[lost], Presence::Lost(cause.to_owned()));
+        let groups: Vec<Member> = shared
+            .groups
+            .values()
+            .filter(|member| member.rank_of(lost).is_some())
+            .cloned()
+            .collect();
+        drop(shared);
+        for member in groups {
+            member.health.fail(self.lost_error(&member, lost, cause));
+        }
+        self.wake_waiters();
+        if announce && matches!(was, Presence::Coming | Presence::Here) {
+            let peers = (0..self.size).filter(|rank| *rank != self.rank && *rank != lost).collect();
+            let cause = Error::new(Status::PeerLost, cause);
+            self.reactor.tell(self.key(), peers, Message::Lost { rank: lost, cause });
+        }
+    }
+
+    /// What a group is failed with when a rank of it is gone.
+    fn lost_error(&self, member: &Member, lost: usize, cause: &str) -> Error {
+        let place = match member.rank_of(lost) {
+            Some(rank) if member.group != 0 => format!("rank {rank} (rank {lost} of the world)"),
+            _ => format!("rank {lost}"),
+        };
+        Error::new(Status::PeerLost, format!("lost {place}: {cause}"))
+    }
+
+    /// Whether a rank has said goodbye.
+    pub fn has_left(&self, rank: usize) -> bool {
+        matches!(self.shared.lock().presence[rank], Presence::Left)
+    }
+
+    /// Says goodbye to the other ranks; every group answers ABORTED from now on.
+    pub fn finalize(&self) {
+        let groups: Vec<Member> = self.shared.lock().groups.values().cloned().collect();
+        for member in groups {
+            member.health.fail(Error::new(Status::Aborted, "mlxd_finalize was called"));
+        }
+        self.wake_waiters();
+        self.reactor.leave(self.key());
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.reactor.leave(self.key());
+    }
+}
+
+/// `rank 3`, `ranks 1, 2`, `ranks 0, 1, 2, 3, 4, 5, 6, 7 and 92 more`.
+pub fn ranks(list: &[usize]) -> String {
+    let shown: Vec<String> = list.iter().take(8).map(usize::to_string).collect();
+    let more = list.len().saturating_sub(8);
+    let plural = if list.len() == 1 { "rank" } else { "ranks" };
+    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{plural} {}{tail}", shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_are_listed_for_people() {
+        assert_eq!(ranks(&[3]), "rank 3");
+        assert_eq!(ranks(&[1, 2]), "ranks 1, 2");
+        let many: Vec<usize> = (0..10).collect();
+        assert_eq!(ranks(&many), "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 2 more");
+    }
+}

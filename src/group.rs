@@ -1,0 +1,442 @@
+//! A group: checks arguments, keeps the order of calls, remembers its failure.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::backend::{Backend, Collective, Limits, Message, Operation};
+use crate::call::Verb;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result, Status, fail};
+use crate::health::Health;
+use crate::order::{Order, Queue, Ticket};
+use crate::stream::Stream;
+
+/// Ranks that compute together.
+pub struct Group {
+    /// `None` on a group of one rank, which needs nobody.
+    backend: Option<Box<dyn Backend>>,
+    name: &'static str,
+    rank: usize,
+    size: usize,
+    order: Order,
+    /// Of a group without a backend.
+    health: Health,
+    /// In milliseconds, 0 for no limit.
+    timeout: AtomicU64,
+    recv_timeout: AtomicU64,
+}
+
+/// One side of a message, as it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Side<P> {
+    /// The other rank.
+    pub peer: i32,
+    /// Elements.
+    pub count: usize,
+    /// Where they are or go.
+    pub memory: P,
+}
+
+/// What a caller asks for.
+#[derive(Clone, Copy, Debug)]
+pub enum Request {
+    /// A collective, split excepted.
+    Collective(Collective),
+    /// A send, a receive, or both.
+    Exchange {
+        /// The elements' type.
+        dtype: Dtype,
+        /// What to send.
+        send: Option<Side<*const u8>>,
+        /// What to receive.
+        recv: Option<Side<*mut u8>>,
+    },
+}
+
+impl Group {
+    /// A group of the ranks that `backend` connects.
+    pub fn new(backend: Box<dyn Backend>, limits: Limits) -> Result<Group> {
+        let (name, rank, size) = (backend.name(), backend.rank(), backend.size());
+        let mut group = Group::alone(name, limits)?;
+        if size > 1 {
+            group = Group { backend: Some(backend), rank, size, ..group };
+        }
+        Ok(group)
+    }
+
+    /// A group of this process only.
+    pub fn alone(name: &'static str, limits: Limits) -> Result<Group> {
+        let milliseconds =
+            |limit: Option<Duration>| AtomicU64::new(limit.map_or(0, |l| l.as_millis() as u64));
+        Ok(Group {
+            backend: None,
+            name,
+            rank: 0,
+            size: 1,
+            order: Order::default(),
+            health: Health::new()?,
+            timeout: milliseconds(limits.operation),
+            recv_timeout: milliseconds(limits.recv),
+        })
+    }
+
+    /// This process's rank.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Ranks.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The backend's name; `none` on a singleton.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Sets the limit of every operation that is called from now on, 0 for none.
+    pub fn set_timeout(&self, milliseconds: u64) {
+        self.timeout.store(milliseconds, Ordering::Relaxed);
+        self.recv_timeout.store(milliseconds, Ordering::Relaxed);
+    }
+
+    fn limits(&self) -> Limits {
+        let limit = |milliseconds: &AtomicU64| {
+            let milliseconds = milliseconds.load(Ordering::Relaxed);
+            (milliseconds > 0).then(|| Duration::from_millis(milliseconds))
+        };
+        Limits { operation: limit(&self.timeout), recv: limit(&self.recv_timeout) }
+    }
+
+    fn health(&self) -> &Health {
+        self.backend.as_ref().map_or(&self.health, |backend| backend.health())
+    }
+
+    /// What failed the group, if anything did.
+    pub fn status(&self) -> Result<()> {
+        self.health().check().map_err(|e| e.at(self.scene("group")))
+    }
+
+    /// `[ring] all_sum on rank 2 of 4`
+    fn scene(&self, what: &str) -> String {
+        format!("[{}] {what} on rank {} of {}", self.name, self.rank, self.size)
+    }
+
+    /// Fails the group on all its ranks.
+    pub fn abort(&self) {
+        let cause = format!("aborted by rank {} of {} (mlxd_group_abort)", self.rank, self.size);
+        let cause = Error::new(Status::Aborted, cause);
+        match &self.backend {
+            Some(backend) => backend.fail(&cause),
+            None => drop(self.health.fail(cause)),
+        }
+    }
+
+    /// Says goodbye to all other ranks of the world; the group answers ABORTED from now on.
+    pub fn finalize(&self) {
+        self.health().fail(Error::new(Status::Aborted, "mlxd_finalize was called"));
+        if let Some(backend) = &self.backend {
+            backend.leave();
+        }
+    }
+
+    /// Runs a request: at once, or on a stream.
+    ///
+    /// # Safety
+    /// The request's memory is as its call says, and nobody else uses it until this returns or, on
+    /// a stream, until the stream is synchronized.
+    pub unsafe fn submit(
+        self: &Arc<Self>,
+        request: Request,
+        stream: Option<&Stream>,
+    ) -> Result<()> {
+        let name = request.name();
+        self.check(&request).map_err(|e| e.at(self.scene(name)))?;
+        self.health().check().map_err(|e| e.at(self.scene(name)))?;
+        // A message without a peer is refused above, so the ranks fit.
+        let (queues, operation) = self.place(&request);
+        let ticket = self.order.ticket(queues);
+        let Some(stream) = stream else {
+            // SAFETY: as this function's contract says.
+            return unsafe { self.execute(operation, ticket) };
+        };
+        let group = self.clone();
+        stream.push(move || {
+            // SAFETY: as this function's contract says.
+            unsafe { group.execute(operation, ticket) }
+        })
+    }
+
+    /// The queues that a request goes through, and the operation, whose places are not known yet.
+    fn place(&self, request: &Request) -> ([Option<Queue>; 2], Operation) {
+        match *request {
+            Request::Collective(collective) => (
+                [Some(Queue::Collectives), None],
+                Operation::Collective { sequence: 0, collective },
+            ),
+            Request::Exchange { dtype, send, recv } => {
+                let send = send.map(|side| Message {
+                    peer: side.peer as usize,
+                    count: side.count,
+                    memory: side.memory,
+                    sequence: 0,
+                });
+                let recv = recv.map(|side| Message {
+                    peer: side.peer as usize,
+                    count: side.count,
+                    memory: side.memory,
+                    sequence: 0,
+                });
+                let queues = [
+                    send.map(|message| Queue::SendsTo(message.peer)),
+                    recv.map(|message| Queue::RecvsFrom(message.peer)),
+                ];
+                (queues, Operation::Exchange { dtype, send, recv })
+            }
+        }
+    }
+
+    unsafe fn execute(&self, mut operation: Operation, ticket: Ticket) -> Result<()> {
+        let _turn = self.order.turn(ticket);
+        match &mut operation {
+            Operation::Collective { sequence, .. } => *sequence = ticket.place(Queue::Collectives),
+            Operation::Exchange { send, recv, .. } => {
+                if let Some(send) = send {
+                    send.sequence = ticket.place(Queue::SendsTo(send.peer));
+                }
+                if let Some(recv) = recv {
+                    recv.sequence = ticket.place(Queue::RecvsFrom(recv.peer));
+                }
+            }
+        }
+        let outcome = match (&self.backend, &operation) {
+            // SAFETY: as for `submit`.
+            (Some(backend), _) => unsafe { backend.run(&operation, self.limits()) },
+            // SAFETY: as for `submit`.
+            (None, Operation::Collective { collective, .. }) => unsafe { self.copy(collective) },
+            // Refused when it was checked: there is no other rank.
+            (None, Operation::Exchange { .. }) => Ok(()),
+        };
+        outcome.map_err(|e| e.at(self.scene(operation.name())))
+    }
+
+    /// A collective of one rank.
+    unsafe fn copy(&self, collective: &Collective) -> Result<()> {
+        self.health.check()?;
+        let Collective { verb, dtype, count, input, output, .. } = *collective;
+        if count > 0 && !matches!(verb, Verb::Broadcast | Verb::Barrier) {
+            // SAFETY: as for `submit`; both have `count` elements, and may be the same.
+            unsafe { std::ptr::copy(input, output, count * dtype.size()) };
+        }
+        Ok(())
+    }
+
+    /// Makes a group of the ranks that give the same colour; `None` for colour -1.
+    pub fn split(&self, color: i32, key: i32) -> Result<Option<Group>> {
+        let at = |e: Error| e.at(self.scene("split"));
+        if color < -1 {
+            return Err(at(Error::new(
+                Status::InvalidArgument,
+                format!("colour {color} is neither a colour (0 or more) nor -1, for no group"),
+            )));
+        }
+        let ticket = self.order.ticket([Some(Queue::Collectives), None]);
+        let _turn = self.order.turn(ticket);
+        self.health().check().map_err(at)?;
+        let limits = self.limits();
+        let Some(backend) = &self.backend else {
+            return if color < 0 { Ok(None) } else { Group::alone(self.name, limits).map(Some) };
+        };
+        let place = ticket.place(Queue::Collectives);
+        let part = backend.split(color, key, place, limits).map_err(at)?;
+        part.map(|part| Group::new(part, limits)).transpose()
+    }
+
+    /// Refuses what no rank could run; touches nothing.
+    fn check(&self, request: &Request) -> Result<()> {
+        match *request {
+            Request::Collective(collective) => self.check_collective(&collective),
+            Request::Exchange { dtype, send, recv } => {
+                let mut ranges = Vec::with_capacity(2);
+                for (peer, count, memory, word) in send
+                    .map(|s| (s.peer, s.count, s.memory, "input"))
+                    .into_iter()
+                    .chain(recv.map(|r| (r.peer, r.count, r.memory.cast_const(), "output")))
+                {
+                    self.check_peer(peer)?;
+                    ranges.push(range(memory, count, 1, dtype, word)?);
+                }
+                match ranges.as_slice() {
+                    [a, b] if overlap(a, b) => fail!(InvalidArgument, "input and output overlap"),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn check_peer(&self, peer: i32) -> Result<()> {
+        if self.size == 1 {
+            fail!(InvalidArgument, "a group of one rank has nobody to exchange messages with");
+        }
+        self.check_rank(peer, "peer")?;
+        if peer as usize == self.rank {
+            fail!(InvalidArgument, "rank {peer} is this rank; messages go to another one");
+        }
+        Ok(())
+    }
+
+    fn check_rank(&self, rank: i32, word: &str) -> Result<()> {
+        if usize::try_from(rank).is_ok_and(|rank| rank < self.size) {
+            return Ok(());
+        }
+        fail!(InvalidArgument, "{word} {rank} is not a rank: they go from 0 to {}", self.size - 1)
+    }
+
+    fn check_collective(&self, collective: &Collective) -> Result<()> {
+        let Collective { verb, dtype, count, root, input, output } = *collective;
+        let (gathers, scatters) = (verb == Verb::AllGather, verb == Verb::SumScatter);
+        match verb {
+            Verb::Barrier => return Ok(()),
+            Verb::Broadcast => {
+                self.check_rank(root, "root")?;
+                return range(output, count, 1, dtype, "buffer").map(drop);
+            }
+            Verb::SumScatter | Verb::AllToAll if !count.is_multiple_of(self.size) => fail!(
+                InvalidArgument,
+                "count {count} is not a multiple of the {} ranks of the group",
+                self.size
+            ),
+            _ => {}
+        }
+        let from = range(input, count, 1, dtype, "input")?;
+        let into = match () {
+            () if gathers => range(output, count, self.size, dtype, "output")?,
+            () if scatters => range(output, count / self.size, 1, dtype, "output")?,
+            () => range(output, count, 1, dtype, "output")?,
+        };
+        if !overlap(&from, &into) {
+            return Ok(());
+        }
+        let bytes = count * dtype.size();
+        let (right, rule) = match verb {
+            Verb::AllGather => (
+                from.start == into.start + self.rank * bytes,
+                "input may only be output + rank * count elements",
+            ),
+            Verb::SumScatter => (
+                into.start == from.start + self.rank * (bytes / self.size),
+                "output may only be input + rank * count / size elements",
+            ),
+            Verb::AllToAll => (false, "all_to_all needs two buffers"),
+            _ => (from.start == into.start, "input may only be output itself"),
+        };
+        match right {
+            true => Ok(()),
+            false => fail!(InvalidArgument, "input and output overlap; {rule}"),
+        }
+    }
+}
+
+impl Request {
+    fn name(&self) -> &'static str {
+        match self {
+            Request::Collective(collective) => collective.verb.name(),
+            Request::Exchange { recv: None, .. } => "send",
+            Request::Exchange { send: None, .. } => "recv",
+            Request::Exchange { .. } => "send_recv",
+        }
+    }
+}
+
+/// The addresses of `times * count` elements at `memory`.
+fn range(
+    memory: *const u8,
+    count: usize,
+    times: usize,
+    dtype: Dtype,
+    word: &str,
+) -> Result<Range<usize>> {
+    let bytes = count.checked_mul(times).and_then(|count| count.checked_mul(dtype.size()));
+    let end = bytes.filter(|b| isize::try_from(*b).is_ok());
+    let Some(end) = end.and_then(|bytes| (memory as usize).checked_add(bytes)) else {
+        fail!(
+            InvalidArgument,
+            "{times} * {count} elements of {} are more than memory can hold",
+            dtype.name()
+        );
+    };
+    if count > 0 && memory.is_null() {
+        fail!(InvalidArgument, "{word} is NULL, but there are {count} elements");
+    }
+    Ok(memory as usize..end)
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alone() -> Arc<Group> {
+        Arc::new(Group::alone("none", Limits { operation: None, recv: None }).unwrap())
+    }
+
+    fn collective(verb: Verb, input: *const u8, output: *mut u8, count: usize) -> Request {
+        let dtype = Dtype::Int32;
+        Request::Collective(Collective { verb, dtype, count, root: 0, input, output })
+    }
+
+    fn refused(request: Request) -> String {
+        // SAFETY: a refused request touches nothing.
+        let error = unsafe { alone().submit(request, None) }.unwrap_err();
+        assert_eq!(error.status, Status::InvalidArgument);
+        error.message
+    }
+
+    #[test]
+    fn one_rank_copies() {
+        let (input, mut output) = ([1i32, 2, 3], [0i32; 3]);
+        for verb in [Verb::AllSum, Verb::AllGather, Verb::SumScatter, Verb::AllToAll] {
+            output.fill(0);
+            let request = collective(verb, input.as_ptr().cast(), output.as_mut_ptr().cast(), 3);
+            // SAFETY: both arrays have 3 elements.
+            unsafe { alone().submit(request, None) }.unwrap();
+            assert_eq!(output, input);
+        }
+    }
+
+    #[test]
+    fn bad_arguments_are_named() {
+        let mut memory = [0i32; 8];
+        let at = memory.as_mut_ptr();
+        let null = std::ptr::null_mut();
+        assert!(refused(collective(Verb::AllSum, null, at.cast(), 3)).contains("input is NULL"));
+        assert!(refused(collective(Verb::AllSum, at.cast(), null, 3)).contains("output is NULL"));
+        let overlapping = at.wrapping_add(1).cast();
+        assert!(refused(collective(Verb::AllSum, at.cast(), overlapping, 3)).contains("overlap"));
+        let huge = usize::MAX / 2;
+        assert!(
+            refused(collective(Verb::AllSum, at.cast(), at.cast(), huge)).contains("more than")
+        );
+        let dtype = Dtype::Int32;
+        let send = Some(Side { peer: 0, count: 1, memory: at.cast_const().cast() });
+        let alone = refused(Request::Exchange { dtype, send, recv: None });
+        assert!(alone.contains("one rank"), "{alone}");
+    }
+
+    #[test]
+    fn an_aborted_group_says_so() {
+        let group = alone();
+        group.abort();
+        assert_eq!(group.status().unwrap_err().status, Status::Aborted);
+        let request = collective(Verb::Barrier, std::ptr::null(), std::ptr::null_mut(), 0);
+        // SAFETY: a barrier has no memory.
+        let error = unsafe { group.submit(request, None) }.unwrap_err();
+        assert!(error.message.contains("[none] barrier on rank 0 of 1: aborted"), "{error}");
+    }
+}

@@ -1,0 +1,36 @@
+//! MLX's distributed communication (`mlx.core.distributed`) as a C library.
+//!
+//! C and C++ programs use `include/mlxd.h`; the modules here are the library's own layers, each of
+//! which knows only those below it:
+//!
+//! | layer | holds |
+//! |---|---|
+//! | [`capi`] | every exported function: checks pointers, guards against panics, delegates |
+//! | [`registry`], [`process`] | backend name -> world; what a forked child does not share |
+//! | [`group`], [`order`], [`stream`] | argument checks, order of calls, failed state; queues |
+//! | [`backend`] | whole operations behind one trait, and its makers |
+//! | [`collective`] | algorithms as data, and the one engine that runs them over links |
+//! | [`transport`] | links: posted sends and receives to one peer |
+//! | [`control`] | rendezvous, liveness, failures, late connections: one thread per process |
+//! | [`reduce`] | kernels: `out[i] = a[i] op b[i]` |
+//! | [`config`], [`call`], [`health`], [`wait`], [`thread`], [`dtype`], [`error`], [`log`] | words that all use |
+
+pub mod backend;
+pub mod call;
+pub mod capi;
+pub mod collective;
+pub mod config;
+pub mod control;
+pub mod dtype;
+pub mod error;
+pub mod group;
+pub mod health;
+pub mod log;
+pub mod order;
+pub mod process;
+pub mod reduce;
+pub mod registry;
+pub mod stream;
+pub mod thread;
+pub mod transport;
+pub mod wait;

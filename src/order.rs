@@ -1,0 +1,139 @@
+//! The order of a group's operations: each takes a ticket when it is called and runs at its turn.
+//!
+//! Collectives are one queue; so are the sends to each rank and the receives from each.
+
+use std::collections::HashMap;
+
+use parking_lot::{Condvar, Mutex};
+
+/// A queue of operations that run one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// All collectives, splits among them.
+    Collectives,
+    /// Sends to this rank.
+    SendsTo(usize),
+    /// Receives from this rank.
+    RecvsFrom(usize),
+}
+
+/// A place in one queue, or in two at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    places: [Option<(Queue, u64)>; 2],
+}
+
+impl Ticket {
+    /// The place in this queue, counted from 0.
+    pub fn place(&self, queue: Queue) -> u64 {
+        let here = |(q, place): &(Queue, u64)| (*q == queue).then_some(*place);
+        self.places.iter().flatten().find_map(here).unwrap_or(0)
+    }
+}
+
+/// How many tickets a queue has given out, and how many of them are done with.
+#[derive(Debug, Default)]
+struct Counts {
+    given: u64,
+    done: u64,
+}
+
+/// The queues of one group.
+#[derive(Debug, Default)]
+pub struct Order {
+    queues: Mutex<HashMap<Queue, Counts>>,
+    turned: Condvar,
+}
+
+impl Order {
+    /// The next ticket of these queues; in both at once, so that two operations which share both
+    /// can never wait for each other.
+    pub fn ticket(&self, queues: [Option<Queue>; 2]) -> Ticket {
+        let mut all = self.queues.lock();
+        let places = queues.map(|queue| {
+            let queue = queue?;
+            let counts = all.entry(queue).or_default();
+            counts.given += 1;
+            Some((queue, counts.given - 1))
+        });
+        Ticket { places }
+    }
+
+    /// Waits until everything before this ticket is done; what is returned ends the turn.
+    ///
+    /// No deadline: the operations before have theirs.
+    pub fn turn(&self, ticket: Ticket) -> Turn<'_> {
+        let mut all = self.queues.lock();
+        let ready = |all: &HashMap<Queue, Counts>| {
+            let next =
+                |(queue, place): &(Queue, u64)| all.get(queue).is_some_and(|c| c.done == *place);
+            ticket.places.iter().flatten().all(next)
+        };
+        while !ready(&all) {
+            self.turned.wait(&mut all);
+        }
+        Turn { order: self, ticket }
+    }
+}
+
+/// An operation's turn, until it is dropped.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    order: &'a Order,
+    ticket: Ticket,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut all = self.order.queues.lock();
+        for (queue, _) in self.ticket.places.iter().flatten() {
+            all.entry(*queue).or_default().done += 1;
+        }
+        drop(all);
+        self.order.turned.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    #[test]
+    fn turns_come_in_the_order_of_tickets() {
+        let order = Arc::new(Order::default());
+        let tickets: Vec<Ticket> =
+            (0..4).map(|_| order.ticket([Some(Queue::Collectives), None])).collect();
+        let (done, results) = channel();
+        let threads: Vec<_> = tickets
+            .into_iter()
+            .enumerate()
+            .rev()
+            .map(|(number, ticket)| {
+                let (order, done) = (order.clone(), done.clone());
+                std::thread::spawn(move || {
+                    let _turn = order.turn(ticket);
+                    std::thread::sleep(Duration::from_millis(5));
+                    done.send(number).unwrap();
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        drop(done);
+        assert_eq!(results.iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn queues_do_not_wait_for_each_other() {
+        let order = Order::default();
+        let recv = order.ticket([Some(Queue::RecvsFrom(1)), None]);
+        let _waiting = order.turn(recv);
+        for queue in [Queue::Collectives, Queue::SendsTo(1), Queue::RecvsFrom(2)] {
+            let ticket = order.ticket([Some(queue), None]);
+            assert_eq!(ticket.place(queue), 0);
+            drop(order.turn(ticket));
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What belongs to one process: its control thread and its worlds. A forked child has its own.
+
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, Once, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+
+use crate::control::Reactor;
+use crate::error::{Error, Result};
+use crate::group::Group;
+use crate::registry::Registry;
+
+/// How long goodbye may take when the process ends.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The state of this process.
+pub struct Process {
+    /// Differs between a process and its forked children: handles remember theirs.
+    pub generation: u64,
+    /// The way to the control thread.
+    pub reactor: Arc<Reactor>,
+    /// Worlds by backend.
+    pub registry: Registry,
+    /// Every group that may still be in use.
+    groups: Mutex<Vec<Weak<Group>>>,
+}
+
+/// Counts forks that were noticed; copied into children.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+/// The state of the newest process in this line of forks, never freed: a child must not touch what
+/// its parent's threads may have been changing.
+static CURRENT: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
+/// Keeps two threads from making the state at once. (A fork in the middle of that leaves it locked
+/// in the child, which then is told so.)
+static MAKING: Mutex<()> = Mutex::new(());
+
+/// A word that the kernel zeroes in a forked child.
+fn mark() -> Result<&'static AtomicU64> {
+    static MARK: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
+    static ONCE: Once = Once::new();
+    let mut failure = None;
+    ONCE.call_once(|| {
+        // SAFETY: a new private mapping of one page, at no fixed address, is advised and kept.
+        let page = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                4096,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+            .and_then(|page| madvise(page, 4096, Advice::LinuxWipeOnFork).map(|()| page))
+        };
+        match page {
+            Ok(page) => MARK.store(page.cast(), Ordering::Release),
+            Err(e) => failure = Some(Error::system("a page that is wiped on fork", e)),
+        }
+    });
+    // SAFETY: null, or the mapping above: aligned, zeroed at first, never unmapped.
+    match (unsafe { MARK.load(Ordering::Acquire).as_ref() }, failure) {
+        (Some(mark), _) => Ok(mark),
+        (None, Some(e)) => Err(e),
+        (None, None) => Err(Error::system(
+            "a page that is wiped on fork",
+            std::io::Error::from(std::io::ErrorKind::Unsupported),
+        )),
+    }
+}
+
+/// This process's state.
+pub fn current() -> Result<&'static Process> {
+    let mark = mark()?;
+    if mark.load(Ordering::Acquire) == 0 {
+        let Some(_making) = MAKING.try_lock_for(FAREWELL) else {
+            crate::error::fail!(System, "the process was forked while its first group was made");
+        };
+        if mark.load(Ordering::Acquire) == 0 {
+            let process = Process {
+                generation: GENERATION.fetch_add(1, Ordering::Relaxed) + 1,
+                reactor: Reactor::new()?,
+                registry: Registry::default(),
+                groups: Mutex::default(),
+            };
+            let generation = process.generation;
+            CURRENT.store(Box::into_raw(Box::new(process)), Ordering::Release);
+            mark.store(generation, Ordering::Release);
+        }
+    }
+    // SAFETY: the mark is set after a state was stored, and states are never freed.
+    Ok(unsafe { &*CURRENT.load(Ordering::Acquire) })
+}
+
+impl Process {
+    /// Remembers a group for [`Process::finalize`], also when the process ends normally.
+    pub fn adopt(&self, group: Group) -> Arc<Group> {
+        static AT_EXIT: Once = Once::new();
+        AT_EXIT.call_once(|| {
+            // SAFETY: `at_exit` is a function without arguments that does not unwind, in a library
+            // that stays loaded. Without the hook, peers see this rank die rather than leave.
+            if unsafe { libc::atexit(at_exit) } != 0 {
+                log::warn!("no exit hook: mlxd_finalize says goodbye, a normal exit does not");
+            }
+        });
+        let group = Arc::new(group);
+        let mut groups = self.groups.lock();
+        groups.retain(|group| group.strong_count() > 0);
+        groups.push(Arc::downgrade(&group));
+        group
+    }
+
+    /// Says goodbye to all peers; every group answers ABORTED from now on.
+    pub fn finalize(&self) {
+        self.registry.clear();
+        let groups = std::mem::take(&mut *self.groups.lock());
+        let groups: Vec<Arc<Group>> = groups.iter().filter_map(Weak::upgrade).collect();
+        groups.iter().for_each(|group| group.finalize());
+        // Also for worlds whose last handle was freed a moment ago.
+        self.reactor.settle(FAREWELL);
+    }
+}
+
+extern "C" fn at_exit() {
+    // Nothing to do in a child that only inherited the hook.
+    let alive = mark().is_ok_and(|mark| mark.load(Ordering::Acquire) != 0);
+    if alive {
+        // A bug here must not keep the process from ending.
+        let _ = crate::thread::quietly(|| current().map(Process::finalize));
+    }
+}

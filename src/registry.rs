@@ -1,0 +1,175 @@
+//! From a backend's name to the world that was started on it, and the order in which "any" tries.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::backend::{Limits, ring::Ring};
+use crate::config::Settings;
+use crate::error::{Error, Result, Status, fail};
+use crate::group::Group;
+use crate::process::{self, Process};
+
+/// A backend as callers name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Name {
+    /// The first that comes up.
+    Any,
+    /// Links between processes.
+    Ring,
+    /// An MPI library.
+    Mpi,
+    /// NVIDIA's library, between GPUs.
+    Nccl,
+    /// RDMA verbs.
+    Jaccl,
+}
+
+impl Name {
+    const ALL: [Name; 5] = [Name::Any, Name::Ring, Name::Mpi, Name::Nccl, Name::Jaccl];
+    /// How "any" tries: GPUs first if they are set up, MPI only after what was set up by hand.
+    const ANY: [Name; 4] = [Name::Nccl, Name::Ring, Name::Mpi, Name::Jaccl];
+
+    fn text(self) -> &'static str {
+        match self {
+            Name::Any => "any",
+            Name::Ring => "ring",
+            Name::Mpi => "mpi",
+            Name::Nccl => "nccl",
+            Name::Jaccl => "jaccl",
+        }
+    }
+
+    /// Whether it could be started here, if the settings were there.
+    pub fn is_available(self) -> bool {
+        matches!(self, Name::Any | Name::Ring)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl FromStr for Name {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Name> {
+        match Name::ALL.into_iter().find(|name| name.text() == text) {
+            Some(name) => Ok(name),
+            None => fail!(
+                InvalidArgument,
+                "unknown backend {text:?}: it is one of any, ring, mpi, nccl and jaccl"
+            ),
+        }
+    }
+}
+
+/// The worlds that were started.
+#[derive(Default)]
+pub struct Registry(Mutex<HashMap<Name, Weak<Group>>>);
+
+impl Registry {
+    /// Forgets all worlds.
+    pub fn clear(&self) {
+        // A start in another thread holds it, for a minute perhaps; its world is then new.
+        if let Some(mut worlds) = self.0.try_lock_for(Duration::from_millis(100)) {
+            worlds.clear();
+        }
+    }
+}
+
+/// The world on this backend: the one that is there, or a new one.
+pub fn init(strict: bool, name: Name, settings: &Settings) -> Result<Arc<Group>> {
+    let process = process::current()?;
+    // Held during the start: who else asks meanwhile gets the same world.
+    let mut worlds = process.registry.0.lock();
+    worlds.retain(|_, world| world.upgrade().is_some_and(|world| world.status().is_ok()));
+    if let Some(world) = worlds.get(&name).and_then(Weak::upgrade) {
+        return Ok(world);
+    }
+    let (name, world) = start(process, strict, name, settings)?;
+    if let Some(name) = name {
+        worlds.insert(name, Arc::downgrade(&world));
+        worlds.entry(Name::Any).or_insert_with(|| Arc::downgrade(&world));
+    }
+    Ok(world)
+}
+
+/// A new world, whatever there is already.
+pub fn start_new(strict: bool, name: Name, settings: &Settings) -> Result<Arc<Group>> {
+    Ok(start(process::current()?, strict, name, settings)?.1)
+}
+
+/// A started backend's name and world, or a world of one without a name.
+fn start(
+    process: &Process,
+    strict: bool,
+    name: Name,
+    settings: &Settings,
+) -> Result<(Option<Name>, Arc<Group>)> {
+    if let Some(level) = settings.log_level() {
+        crate::log::enable(&level)?;
+    }
+    let order: &[Name] = if name == Name::Any { &Name::ANY } else { &[name] };
+    let mut reasons = Vec::new();
+    for name in order {
+        match attempt(process, *name, settings).map_err(|e| e.at(format_args!("[{name}] init")))? {
+            Attempt::Started(world) => return Ok((Some(*name), process.adopt(world))),
+            Attempt::Nothing(reason) => reasons.push((*name, reason)),
+        }
+    }
+    let why: Vec<String> =
+        reasons.iter().map(|(name, reason)| format!("{name}: {}", reason.message)).collect();
+    let why = why.join("; ");
+    // The status of the one that could have been started.
+    let status = if reasons.iter().any(|(_, reason)| reason.status == Status::Config) {
+        Status::Config
+    } else {
+        Status::Unavailable
+    };
+    if strict {
+        return Err(Error::new(status, format!("[{name}] init: no world to start ({why})")));
+    }
+    if let Some(variable) = settings.announced_world() {
+        fail!(
+            Config,
+            "[{name}] init: {variable} announces a world of more than one, but no backend could start it ({why})"
+        );
+    }
+    Ok((None, process.adopt(Group::alone("none", limits(settings)?)?)))
+}
+
+/// What trying to start a backend came to, where nothing was wrong.
+enum Attempt {
+    Started(Group),
+    /// There is nothing to start from, for this reason.
+    Nothing(Error),
+}
+
+fn attempt(process: &Process, name: Name, settings: &Settings) -> Result<Attempt> {
+    if name != Name::Ring {
+        let reason = "not in this build";
+        return Ok(Attempt::Nothing(Error::new(Status::Unavailable, reason)));
+    }
+    let Some(plan) = settings.ring_start()? else {
+        let reason = Settings::ring_start_missing();
+        return Ok(Attempt::Nothing(Error::new(Status::Config, reason)));
+    };
+    let limits = limits(settings)?;
+    if plan.size == 1 {
+        return Ok(Attempt::Started(Group::alone("ring", limits)?));
+    }
+    let scene = format!("rank {} of {}", plan.rank, plan.size);
+    let ring = Ring::start(&plan, &process.reactor).map_err(|e| e.at(scene))?;
+    Ok(Attempt::Started(Group::new(Box::new(ring), limits)?))
+}
+
+fn limits(settings: &Settings) -> Result<Limits> {
+    Ok(Limits { operation: settings.timeout()?, recv: settings.recv_timeout()? })
+}

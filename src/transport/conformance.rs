@@ -1,0 +1,206 @@
+//! What every kind of link must do, and each kind held against it.
+
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::local::LocalLink;
+use super::tcp::TcpLink;
+use super::{Landing, Link};
+use crate::dtype::Dtype;
+use crate::error::Status;
+use crate::reduce::{Reduction, kernel};
+
+type Pair = (Box<dyn Link>, Box<dyn Link>);
+
+fn local(capacity: usize) -> Pair {
+    let (a, b) = LocalLink::pair(capacity);
+    (Box::new(a), Box::new(b))
+}
+
+fn tcp() -> Pair {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let a = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (b, _) = listener.accept().unwrap();
+    let link = |stream, peer: &str| Box::new(TcpLink::new(stream, peer.to_owned()).unwrap());
+    (link(a, "rank 1"), link(b, "rank 0"))
+}
+
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|i| ((i * 31 + seed * 17) >> 2) as u8).collect()
+}
+
+fn copy(into: &mut [u8]) -> Landing {
+    Landing::Copy { into: into.as_mut_ptr() }
+}
+
+/// Calls progress on both ends until `done`.
+fn drive(pair: &mut Pair, done: impl Fn(&Pair) -> bool) {
+    let start = Instant::now();
+    while !done(pair) {
+        pair.0.progress().unwrap();
+        pair.1.progress().unwrap();
+        assert!(start.elapsed() < Duration::from_secs(20), "no end in sight");
+    }
+}
+
+fn bytes_arrive_in_order(mut pair: Pair) {
+    let sizes = [1, 0, 7, 4096, 100_000, 3, 1_000_003];
+    let sent: Vec<Vec<u8>> = sizes.iter().map(|size| pattern(*size, *size)).collect();
+    let mut received: Vec<Vec<u8>> = sizes.iter().map(|size| vec![0; *size]).collect();
+    let total: u64 = sizes.iter().sum::<usize>() as u64;
+    for (from, into) in sent.iter().zip(&mut received) {
+        // SAFETY: both vectors outlive the loop that drives the links, and are not used meanwhile.
+        unsafe {
+            pair.0.post_send(from.as_ptr(), from.len());
+            pair.1.post_recv(copy(into), into.len());
+        }
+    }
+    drive(&mut pair, |pair| pair.1.landed() == total);
+    assert_eq!(pair.0.sent(), total);
+    assert!(sent == received);
+}
+
+fn both_directions_at_once(mut pair: Pair) {
+    const LEN: usize = 3_000_000;
+    let (a, b) = (pattern(LEN, 1), pattern(LEN, 2));
+    let (mut at_a, mut at_b) = (vec![0; LEN], vec![0; LEN]);
+    // SAFETY: the vectors outlive the loop that drives the links, and are not used meanwhile.
+    unsafe {
+        pair.0.post_send(a.as_ptr(), LEN);
+        pair.1.post_send(b.as_ptr(), LEN);
+        pair.0.post_recv(copy(&mut at_a), LEN);
+        pair.1.post_recv(copy(&mut at_b), LEN);
+    }
+    drive(&mut pair, |p| p.0.landed() == LEN as u64 && p.1.landed() == LEN as u64);
+    assert!(at_a == b && at_b == a);
+}
+
+fn pieces_need_not_match(mut pair: Pair) {
+    let data = pattern(100_000, 5);
+    let mut into = vec![0; data.len()];
+    // SAFETY: the vectors outlive the loop that drives the links, and are not used meanwhile.
+    unsafe {
+        for piece in data.chunks(777) {
+            pair.0.post_send(piece.as_ptr(), piece.len());
+        }
+        for piece in into.chunks_mut(33_333) {
+            pair.1.post_recv(copy(piece), piece.len());
+        }
+    }
+    drive(&mut pair, |pair| pair.1.landed() == data.len() as u64);
+    assert!(data == into);
+}
+
+fn nothing_lands_before_it_is_posted(mut pair: Pair) {
+    let data = pattern(64, 9);
+    let mut into = vec![0; 64];
+    // SAFETY: the vectors outlive the loop that drives the links, and are not used meanwhile.
+    unsafe { pair.0.post_send(data.as_ptr(), 64) };
+    drive(&mut pair, |pair| pair.0.sent() == 64);
+    for _ in 0..10 {
+        pair.1.progress().unwrap();
+    }
+    assert_eq!(pair.1.landed(), 0);
+    for half in into.chunks_mut(32) {
+        let landed = pair.1.landed() + 32;
+        // SAFETY: as above.
+        unsafe { pair.1.post_recv(copy(half), 32) };
+        drive(&mut pair, |pair| pair.1.landed() >= landed);
+        assert_eq!(pair.1.landed(), landed);
+    }
+    assert!(data == into);
+}
+
+fn what_lands_is_reduced(mut pair: Pair) {
+    let theirs: Vec<f32> = (0..50_001).map(|i| i as f32).collect();
+    let own: Vec<f32> = (0..50_001).map(|i| (i % 7) as f32 - 3.0).collect();
+    let mut into = vec![0f32; own.len()];
+    let bytes = own.len() * 4;
+    let landing = Landing::Reduce {
+        into: into.as_mut_ptr().cast(),
+        own: own.as_ptr().cast(),
+        kernel: kernel(Reduction::Sum, Dtype::Float32),
+        size: 4,
+        own_first: true,
+    };
+    // SAFETY: the vectors outlive the loop that drives the links, and are not used meanwhile.
+    unsafe {
+        pair.1.post_recv(landing, bytes);
+        // Pieces that cut elements in two.
+        let from = theirs.as_ptr().cast::<u8>();
+        let mut at = 0;
+        while at < bytes {
+            let len = 1001.min(bytes - at);
+            pair.0.post_send(from.add(at), len);
+            at += len;
+        }
+    }
+    drive(&mut pair, |pair| pair.1.landed() == bytes as u64);
+    for i in 0..own.len() {
+        assert_eq!(into[i], theirs[i] + own[i], "element {i}");
+    }
+}
+
+fn a_closed_peer_is_an_error(mut pair: Pair) {
+    let data = pattern(10, 1);
+    let mut into = vec![0; 20];
+    // SAFETY: the vectors outlive the loop that drives the links, and are not used meanwhile.
+    unsafe {
+        pair.0.post_send(data.as_ptr(), 10);
+        pair.1.post_recv(copy(&mut into), 20);
+    }
+    drive(&mut pair, |pair| pair.0.sent() == 10);
+    let (first, mut second) = pair;
+    drop(first);
+    let start = Instant::now();
+    let error = loop {
+        match second.progress() {
+            Err(error) => break error,
+            Ok(_) => assert!(start.elapsed() < Duration::from_secs(20), "no error"),
+        }
+    };
+    assert_eq!(error.status, Status::PeerLost);
+    // What had been sent before arrives nevertheless.
+    assert_eq!(second.landed(), 10);
+    assert_eq!(into[..10], data[..]);
+}
+
+fn cancelled_posts_are_forgotten(mut pair: Pair) {
+    let data = pattern(8, 3);
+    let mut into = vec![0; 8];
+    // SAFETY: the vectors outlive the loops that drive the links, and are not used meanwhile.
+    unsafe {
+        pair.1.post_recv(copy(&mut into), 8);
+        pair.1.cancel();
+        pair.0.post_send(data.as_ptr(), 8);
+    }
+    drive(&mut pair, |pair| pair.0.sent() == 8);
+    for _ in 0..10 {
+        pair.1.progress().unwrap();
+    }
+    assert_eq!((pair.1.landed(), into), (0, vec![0; 8]));
+}
+
+macro_rules! every_link {
+    ($($check:ident),* $(,)?) => {
+        mod over_tcp {
+            $(#[test] fn $check() { super::$check(super::tcp()) })*
+        }
+        mod over_memory {
+            $(#[test] fn $check() { super::$check(super::local(1 << 20)) })*
+        }
+        mod over_little_memory {
+            $(#[test] fn $check() { super::$check(super::local(100)) })*
+        }
+    };
+}
+
+every_link!(
+    bytes_arrive_in_order,
+    both_directions_at_once,
+    pieces_need_not_match,
+    nothing_lands_before_it_is_posted,
+    what_lands_is_reduced,
+    a_closed_peer_is_an_error,
+    cancelled_posts_are_forgotten,
+);

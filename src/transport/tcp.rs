@@ -1,0 +1,229 @@
+//! A link over one TCP connection.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
+
+use super::{Interest, Landing, Link};
+use crate::error::{Error, Result, Status};
+
+/// 128 KiB: what is read at once into the staging buffer, which then still is in the L2 cache when
+/// it is reduced.
+const STAGING: usize = 128 << 10;
+/// 16 KiB: from here on bytes that are only stored are read straight to their place; below, reading
+/// ahead saves a system call.
+const DIRECT: usize = 16 << 10;
+/// 1 MiB: no more is read in one step, so that sending goes on meanwhile.
+const STEP: usize = 1 << 20;
+/// Pieces that one system call sends: headers and data of several steps.
+const PIECES: usize = 16;
+
+struct Outgoing {
+    from: *const u8,
+    len: usize,
+}
+
+struct Incoming {
+    landing: Landing,
+    len: usize,
+    /// How much of it has landed.
+    done: usize,
+}
+
+/// One end of a connection.
+pub struct TcpLink {
+    stream: TcpStream,
+    /// The far end, for messages: `rank 1 (10.0.0.2:5001)`.
+    peer: String,
+    outgoing: VecDeque<Outgoing>,
+    incoming: VecDeque<Incoming>,
+    sent: u64,
+    landed: u64,
+    /// Bytes that were read and have not landed: `staging[start..end]`.
+    staging: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+// SAFETY: the raw pointers are only used in `progress`, whose callers vouch for the memory behind
+// them from whichever thread owns the link then.
+unsafe impl Send for TcpLink {}
+
+impl TcpLink {
+    /// A link over a connected stream.
+    pub fn new(stream: TcpStream, peer: String) -> Result<TcpLink> {
+        stream.set_nonblocking(true).map_err(|e| Error::system("cannot unblock a socket", e))?;
+        stream.set_nodelay(true).map_err(|e| Error::system("TCP_NODELAY", e))?;
+        Ok(TcpLink {
+            stream,
+            peer,
+            outgoing: VecDeque::new(),
+            incoming: VecDeque::new(),
+            sent: 0,
+            landed: 0,
+            staging: vec![0; STAGING].into_boxed_slice(),
+            start: 0,
+            end: 0,
+        })
+    }
+
+    fn lost(&self, cause: rustix::io::Errno) -> Error {
+        let cause = std::io::Error::from(cause);
+        Error::new(Status::PeerLost, format!("connection to {}: {cause}", self.peer))
+    }
+
+    fn send_some(&mut self) -> Result<bool> {
+        if self.outgoing.is_empty() {
+            return Ok(false);
+        }
+        let mut pieces = [IoSlice::new(&[]); PIECES];
+        let mut count = 0;
+        for (piece, out) in pieces.iter_mut().zip(&self.outgoing) {
+            // SAFETY: whoever posted these bytes keeps them valid and unchanged until they are sent.
+            *piece = IoSlice::new(unsafe { std::slice::from_raw_parts(out.from, out.len) });
+            count += 1;
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let mut none = SendAncillaryBuffer::default();
+        let mut sent = match sendmsg(&self.stream, &pieces[..count], &mut none, flags) {
+            Ok(sent) => sent,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(false),
+            Err(e) => return Err(self.lost(e)),
+        };
+        self.sent += sent as u64;
+        while let Some(out) = self.outgoing.front_mut() {
+            if sent < out.len {
+                // SAFETY: the piece is longer than what was sent of it.
+                out.from = unsafe { out.from.add(sent) };
+                out.len -= sent;
+                break;
+            }
+            sent -= out.len;
+            self.outgoing.pop_front();
+        }
+        Ok(true)
+    }
+
+    /// Lands staged bytes as far as posts and grains allow.
+    fn land_staged(&mut self) -> bool {
+        let mut moved = false;
+        while let Some(front) = self.incoming.front_mut() {
+            let staged = self.end - self.start;
+            let take = staged.min(front.len - front.done);
+            let take = take - take % front.landing.grain();
+            if take == 0 {
+                break;
+            }
+            let from = self.staging[self.start..self.start + take].as_ptr();
+            // SAFETY: whoever posted the landing vouches for its memory; staging is our own, and
+            // `done` and `take` are multiples of the grain.
+            unsafe { front.landing.land(front.done, from, take) };
+            self.start += take;
+            self.landed += take as u64;
+            front.done += take;
+            moved = true;
+            if front.done == front.len {
+                self.incoming.pop_front();
+            }
+        }
+        moved
+    }
+
+    fn receive_some(&mut self) -> Result<bool> {
+        if self.incoming.is_empty() {
+            return Ok(false);
+        }
+        if self.land_staged() {
+            return Ok(true);
+        }
+        let Some(front) = self.incoming.front_mut() else {
+            return Ok(false);
+        };
+        let left = front.len - front.done;
+        if let (Landing::Copy { into }, true) =
+            (front.landing, left >= DIRECT && self.start == self.end)
+        {
+            // SAFETY: whoever posted the landing vouches for its memory; it may be uninitialised,
+            // which a slice of MaybeUninit allows.
+            let place = unsafe {
+                let into = into.add(front.done).cast::<std::mem::MaybeUninit<u8>>();
+                std::slice::from_raw_parts_mut(into, left.min(STEP))
+            };
+            let received = match recv(&self.stream, place, RecvFlags::DONTWAIT) {
+                Ok(((initialised, _), _)) => initialised.len(),
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(false),
+                Err(e) => return Err(self.lost(e)),
+            };
+            front.done += received;
+            self.landed += received as u64;
+            if front.done == front.len {
+                self.incoming.pop_front();
+            }
+            return self.more(received);
+        }
+        // What is left is less than a grain, or there is none: it moves to the front.
+        self.staging.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        let free = &mut self.staging[self.end..];
+        let received = match recv(&self.stream, free, RecvFlags::DONTWAIT) {
+            Ok((received, _)) => received,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(false),
+            Err(e) => return Err(self.lost(e)),
+        };
+        self.end += received;
+        self.more(received)?;
+        self.land_staged();
+        Ok(true)
+    }
+
+    fn more(&self, received: usize) -> Result<bool> {
+        if received == 0 {
+            let message = format!("connection to {} closed by peer", self.peer);
+            return Err(Error::new(Status::PeerLost, message));
+        }
+        Ok(true)
+    }
+}
+
+impl Link for TcpLink {
+    unsafe fn post_send(&mut self, from: *const u8, len: usize) {
+        if len > 0 {
+            self.outgoing.push_back(Outgoing { from, len });
+        }
+    }
+
+    unsafe fn post_recv(&mut self, landing: Landing, len: usize) {
+        if len > 0 {
+            self.incoming.push_back(Incoming { landing, len, done: 0 });
+        }
+    }
+
+    fn progress(&mut self) -> Result<bool> {
+        let sent = self.send_some()?;
+        Ok(self.receive_some()? || sent)
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    fn landed(&self) -> u64 {
+        self.landed
+    }
+
+    fn cancel(&mut self) {
+        self.outgoing.clear();
+        self.incoming.clear();
+    }
+
+    fn interest(&self) -> Option<Interest<'_>> {
+        Some(Interest {
+            fd: self.stream.as_fd(),
+            read: !self.incoming.is_empty(),
+            write: !self.outgoing.is_empty(),
+        })
+    }
+}
