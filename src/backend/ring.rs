@@ -28,6 +28,9 @@ use crate::wait::{Deadline, interest, wait};
 /// just after its ranks were told the cause.
 const WHY: Duration = Duration::from_millis(250);
 
+/// All connections to a peer for one purpose.
+type Lanes = Vec<Box<dyn Link>>;
+
 /// A group over links.
 pub struct Ring {
     world: Arc<World>,
@@ -36,7 +39,7 @@ pub struct Ring {
     /// What collectives run on: one at a time.
     collectives: Mutex<(Engine, Links)>,
     /// Lanes for messages, while none is under way: by peer and way.
-    lanes: Mutex<HashMap<(usize, Way), Vec<Box<dyn Link>>>>,
+    lanes: Mutex<HashMap<(usize, Way), Lanes>>,
     /// Engines for messages, while they are not in use.
     engines: Mutex<Vec<Engine>>,
 }
@@ -82,7 +85,7 @@ impl Ring {
         patience: &mut Patience<'_>,
     ) -> Result<()> {
         let new = || peers.iter().filter(|peer| !links.has(**peer, Way::Out));
-        let mut fresh: Vec<(usize, Vec<Box<dyn Link>>)> = Vec::new();
+        let mut fresh: Vec<(usize, Lanes)> = Vec::new();
         // Those to call first: it needs nobody but their control threads.
         for &peer in new().filter(|peer| **peer > self.rank) {
             fresh.push((peer, self.call(peer, Purpose::Collective)?));
@@ -97,7 +100,7 @@ impl Ring {
     }
 
     /// All lanes to a peer, called from here.
-    fn call(&self, peer: usize, purpose: Purpose) -> Result<Vec<Box<dyn Link>>> {
+    fn call(&self, peer: usize, purpose: Purpose) -> Result<Lanes> {
         let to = self.member.ranks[peer];
         (0..self.world.lanes() as u16)
             .map(|lane| {
@@ -118,7 +121,7 @@ impl Ring {
         peer: usize,
         purpose: Purpose,
         patience: &mut Patience<'_>,
-    ) -> Result<Vec<Box<dyn Link>>> {
+    ) -> Result<Lanes> {
         let from = self.member.ranks[peer];
         let mut lanes = Vec::new();
         while lanes.len() < self.world.lanes() {

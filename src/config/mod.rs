@@ -123,7 +123,7 @@ impl Settings {
         self.all_gather = Some(all_gather);
     }
 
-    fn from_source(&self, source: Source, name: &'static str) -> Option<Found> {
+    fn look_up(&self, source: Source, name: &'static str) -> Option<Found> {
         let value = match source {
             Source::Options => self.options.get(name).cloned(),
             // An option hides the variable of its name, even where the option is empty.
@@ -138,7 +138,7 @@ impl Settings {
     fn find(&self, names: &[&'static str]) -> Option<Found> {
         [Source::Options, Source::Environment]
             .into_iter()
-            .find_map(|source| names.iter().find_map(|name| self.from_source(source, name)))
+            .find_map(|source| names.iter().find_map(|name| self.look_up(source, name)))
     }
 
     fn text(&self, name: &'static str) -> Option<String> {

@@ -70,7 +70,7 @@ impl Settings {
             return Ok(Some((rank, size, Meeting::AllGather(all_gather))));
         }
         for source in [Source::Options, Source::Environment] {
-            if let Some(found) = self.from_source(source, "MLXD_COORDINATOR") {
+            if let Some(found) = self.look_up(source, "MLXD_COORDINATOR") {
                 let (rank, size) = self.rank_and_size("MLXD_COORDINATOR")?;
                 let address = match found.value.parse::<Address>() {
                     Ok(address) => address,
@@ -78,10 +78,10 @@ impl Settings {
                 };
                 return Ok(Some((rank, size, Meeting::Coordinator(address))));
             }
-            if let Some(found) = self.from_source(source, "MLX_HOSTFILE") {
-                return self.from_hostfile(&found).map(Some);
+            if let Some(found) = self.look_up(source, "MLX_HOSTFILE") {
+                return self.hostfile_meeting(&found).map(Some);
             }
-            if let Some(start) = self.from_torchrun(source)? {
+            if let Some(start) = self.torchrun_meeting(source)? {
                 return Ok(Some(start));
             }
         }
@@ -95,7 +95,7 @@ impl Settings {
          WORLD_SIZE (mlxd-launch, mlx.launch and torchrun do so)"
     }
 
-    fn from_hostfile(&self, found: &Found) -> Result<(usize, usize, Meeting)> {
+    fn hostfile_meeting(&self, found: &Found) -> Result<(usize, usize, Meeting)> {
         let Hostfile(hosts) = Hostfile::read(&found.value)?;
         let size = hosts.len().max(1);
         let Some(rank) = self.find(RANKS) else {
@@ -119,12 +119,12 @@ impl Settings {
         within(&rank, &size)
     }
 
-    fn from_torchrun(&self, source: Source) -> Result<Option<(usize, usize, Meeting)>> {
+    fn torchrun_meeting(&self, source: Source) -> Result<Option<(usize, usize, Meeting)>> {
         let all = ["MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"].map(|n| self.find(&[n]));
         let [Some(host), Some(port), Some(rank), Some(size)] = all else {
             return Ok(None);
         };
-        if self.from_source(source, "MASTER_ADDR").is_none() {
+        if self.look_up(source, "MASTER_ADDR").is_none() {
             return Ok(None);
         }
         let (rank, size) = within(&rank, &size)?;
