@@ -26,7 +26,7 @@ use crate::wait::{Deadline, interest, wait};
 
 /// How long a broken link waits for the control plane to say why: a failed group's links are closed
 /// just after its ranks were told the cause.
-const WHY: Duration = Duration::from_millis(250);
+const WHY: Duration = Duration::from_secs(1);
 
 /// All connections to a peer for one purpose.
 type Lanes = Vec<Box<dyn Link>>;

@@ -53,7 +53,7 @@ impl Caller<'_> {
             .map_err(|e| Error::system("socket", e))?;
         socket.set_nonblocking(true).map_err(|e| Error::system("cannot unblock a socket", e))?;
         match socket.connect(&address.into()) {
-            Ok(()) => return Ok(socket.into()),
+            Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(e) => return Err(failed(e)),
         }
@@ -66,6 +66,10 @@ impl Caller<'_> {
             fail!(Aborted, "stopped while connecting to {address}");
         }
         match socket.take_error() {
+            // Nobody listened, and the system gave this end the port that it called.
+            Ok(None) if is_echo(&socket) => {
+                fail!(PeerLost, "cannot connect to {address}: nobody listens there")
+            }
             Ok(None) => Ok(socket.into()),
             Ok(Some(e)) | Err(e) => Err(failed(e)),
         }
@@ -93,4 +97,11 @@ impl Caller<'_> {
         channel.send(&handshake::proof(self.secret, Side::Caller, &hello, &challenge.nonce)?)?;
         Ok(channel)
     }
+}
+
+/// Whether a socket is connected to itself.
+fn is_echo(socket: &Socket) -> bool {
+    let end = |address: std::io::Result<socket2::SockAddr>| address.ok()?.as_socket();
+    let local = end(socket.local_addr());
+    local.is_some() && local == end(socket.peer_addr())
 }

@@ -77,11 +77,7 @@ impl Greeting {
     /// What to wait for.
     pub fn interest(&self) -> PollFd<'_> {
         match &self.channel {
-            // Input while parked would be the caller hanging up: that is seen at the deadline.
-            Some(channel) => {
-                let read = !matches!(self.stage, Stage::Parked(_));
-                interest(channel.as_fd(), read, channel.has_output())
-            }
+            Some(channel) => interest(channel.as_fd(), true, channel.has_output()),
             None => interest(self.listener.arrivals(), false, false),
         }
     }
@@ -131,7 +127,7 @@ impl Greeting {
             };
             // A stranger gets no answer; another version of ours learns which one this is.
             let hello = Hello::decode(&frame).inspect_err(|_| {
-                if frame[0..4] == *b"mlxd" {
+                if frame[0..4] == handshake::CALLER {
                     let _ = self.challenge(channel, None);
                 }
             })?;
@@ -140,7 +136,11 @@ impl Greeting {
         }
         if let Stage::Parked(hello) = self.stage {
             if hello.purpose != Purpose::Join && world_of(&hello, worlds).is_none() {
-                return Ok(None);
+                // The caller says nothing before it is answered, unless it hangs up.
+                return match channel.take::<1>()? {
+                    None => Ok(None),
+                    Some(_) => fail!(Config, "bytes before the challenge"),
+                };
             }
             let nonce = self.challenge(channel, Some(&hello))?;
             self.stage = Stage::Proof(hello, nonce);

@@ -18,8 +18,10 @@ use subtle::ConstantTimeEq;
 
 use crate::error::{Error, Result, Status, fail};
 
-/// Opens a hello and a challenge.
-const MAGIC: [u8; 4] = *b"mlxd";
+/// Opens a hello.
+pub const CALLER: [u8; 4] = *b"mlxd";
+/// Opens a challenge: not the same, so that nobody takes an echo for an answer.
+const LISTENER: [u8; 4] = *b"MLXD";
 /// Changes whenever ranks with and without a change could not work together.
 pub const PROTOCOL: u16 = 1;
 
@@ -70,7 +72,7 @@ impl Hello {
     /// group, to, size, nonce, spare (little endian).
     pub fn encode(&self) -> [u8; HELLO_BYTES] {
         let mut bytes = [0; HELLO_BYTES];
-        bytes[0..4].copy_from_slice(&MAGIC);
+        bytes[0..4].copy_from_slice(&CALLER);
         bytes[4..6].copy_from_slice(&PROTOCOL.to_le_bytes());
         bytes[6] = self.purpose as u8;
         bytes[8..10].copy_from_slice(&self.lane.to_le_bytes());
@@ -85,7 +87,7 @@ impl Hello {
 
     /// The inverse; the error says why these bytes are no hello of ours.
     pub fn decode(bytes: &[u8; HELLO_BYTES]) -> Result<Hello> {
-        check_opening(bytes)?;
+        check_opening(bytes, &CALLER)?;
         let short = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let int = |at: usize| u32::from(short(at)) | u32::from(short(at + 2)) << 16;
         let long = |at: usize| u64::from(int(at)) | u64::from(int(at + 4)) << 32;
@@ -126,7 +128,7 @@ impl Challenge {
     /// As it travels: magic, protocol, secret, spare, nonce, proof.
     pub fn encode(&self) -> [u8; CHALLENGE_BYTES] {
         let mut bytes = [0; CHALLENGE_BYTES];
-        bytes[0..4].copy_from_slice(&MAGIC);
+        bytes[0..4].copy_from_slice(&LISTENER);
         bytes[4..6].copy_from_slice(&PROTOCOL.to_le_bytes());
         bytes[6] = self.secret.into();
         bytes[8..24].copy_from_slice(&self.nonce);
@@ -136,7 +138,7 @@ impl Challenge {
 
     /// The inverse; the error says why these bytes are no challenge of ours.
     pub fn decode(bytes: &[u8; CHALLENGE_BYTES]) -> Result<Challenge> {
-        check_opening(bytes)?;
+        check_opening(bytes, &LISTENER)?;
         let (mut nonce, mut proof) = ([0; 16], [0; PROOF_BYTES]);
         nonce.copy_from_slice(&bytes[8..24]);
         proof.copy_from_slice(&bytes[24..56]);
@@ -144,8 +146,8 @@ impl Challenge {
     }
 }
 
-fn check_opening(bytes: &[u8]) -> Result<()> {
-    if bytes[0..4] != MAGIC {
+fn check_opening(bytes: &[u8], magic: &[u8; 4]) -> Result<()> {
+    if bytes[0..4] != *magic {
         fail!(Config, "what answers there is no rank of this library");
     }
     let theirs = u16::from_le_bytes([bytes[4], bytes[5]]);

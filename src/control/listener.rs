@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +44,34 @@ pub struct Listener {
     lobby: Mutex<VecDeque<Joiner>>,
     /// Ready while somebody may be in the lobby.
     arrived: Wake,
+}
+
+/// A use of a listener: it is closed soon after the last use of its address has ended.
+#[derive(Debug)]
+pub struct Listening {
+    listener: Arc<Listener>,
     reactor: Arc<Reactor>,
+}
+
+impl Listening {
+    /// The first use of a listener.
+    pub fn new(listener: Arc<Listener>, reactor: Arc<Reactor>) -> Listening {
+        Listening { listener, reactor }
+    }
+}
+
+impl Deref for Listening {
+    type Target = Listener;
+
+    fn deref(&self) -> &Listener {
+        &self.listener
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.reactor.look_again();
+    }
 }
 
 impl Listener {
@@ -53,14 +81,14 @@ impl Listener {
         address: &Address,
         bind: Option<&str>,
         secret: Option<&str>,
-    ) -> Result<Arc<Listener>> {
+    ) -> Result<Arc<Listening>> {
         let (candidates, given) = match bind {
             Some(host) => (Address::new(host, address.port).resolve()?, true),
             None => (local_candidates(address)?, false),
         };
         let mut refused = None;
         for candidate in candidates {
-            match reactor.listener(candidate, || Listener::bind(reactor, candidate, secret)) {
+            match reactor.listening(candidate, || Listener::bind(candidate, secret)) {
                 Ok(listener) if listener.secret.as_deref() != secret => {
                     fail!(Config, "MLXD_SECRET differs from that of another start at {candidate}")
                 }
@@ -80,11 +108,7 @@ impl Listener {
         Err(Error::new(Status::Config, format!("cannot listen at {candidate}: {e}{hint}")))
     }
 
-    fn bind(
-        reactor: &Arc<Reactor>,
-        address: SocketAddr,
-        secret: Option<&str>,
-    ) -> std::io::Result<Listener> {
+    fn bind(address: SocketAddr, secret: Option<&str>) -> std::io::Result<Listener> {
         let deadline = Deadline::after(Some(IN_USE));
         let socket = loop {
             match listen(address) {
@@ -101,7 +125,6 @@ impl Listener {
             gathering: Mutex::new(()),
             lobby: Mutex::default(),
             arrived: Wake::new().map_err(std::io::Error::other)?,
-            reactor: reactor.clone(),
         })
     }
 
@@ -136,13 +159,6 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // The control thread stops watching the descriptor before it looks again.
-        self.reactor.look_again();
     }
 }
 

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::channel::Channel;
 use super::greeting::{Greeting, Step};
-use super::listener::Listener;
+use super::listener::{Listener, Listening};
 use super::message::Message;
 use super::world::World;
 use crate::error::{Error, Result, Status};
@@ -26,7 +26,7 @@ const GREETINGS: usize = 1024;
 
 /// What the control thread is asked to do.
 enum Command {
-    Watch(Weak<Listener>),
+    Watch(Arc<Listener>, Weak<Listening>),
     Serve(Weak<World>),
     Line { world: Weak<World>, key: WorldKey, peer: usize, channel: Channel },
     Tell { key: WorldKey, peers: Vec<usize>, message: Message },
@@ -47,7 +47,7 @@ struct Queue {
 pub struct Reactor {
     queue: Mutex<Queue>,
     wake: Wake,
-    listeners: Mutex<HashMap<SocketAddr, Weak<Listener>>>,
+    listeners: Mutex<HashMap<SocketAddr, Weak<Listening>>>,
 }
 
 impl std::fmt::Debug for Reactor {
@@ -67,20 +67,22 @@ impl Reactor {
     }
 
     /// The listener at `address`: the one that is there, or a new one, which is then watched.
-    pub fn listener(
+    pub fn listening(
         self: &Arc<Self>,
         address: SocketAddr,
         open: impl FnOnce() -> std::io::Result<Listener>,
-    ) -> std::io::Result<Arc<Listener>> {
+    ) -> std::io::Result<Arc<Listening>> {
         let mut listeners = self.listeners.lock();
         listeners.retain(|_, listener| listener.strong_count() > 0);
-        if let Some(listener) = listeners.get(&address).and_then(Weak::upgrade) {
-            return Ok(listener);
+        if let Some(listening) = listeners.get(&address).and_then(Weak::upgrade) {
+            return Ok(listening);
         }
         let listener = Arc::new(open()?);
-        self.command(Command::Watch(Arc::downgrade(&listener))).map_err(std::io::Error::other)?;
-        listeners.insert(listener.address, Arc::downgrade(&listener));
-        Ok(listener)
+        let listening = Arc::new(Listening::new(listener.clone(), self.clone()));
+        let watch = Command::Watch(listener, Arc::downgrade(&listening));
+        self.command(watch).map_err(std::io::Error::other)?;
+        listeners.insert(listening.address, Arc::downgrade(&listening));
+        Ok(listening)
     }
 
     /// Lets connections for this world in.
@@ -150,7 +152,7 @@ impl Reactor {
             for command in commands {
                 desk.obey(command);
             }
-            desk.listeners.retain(|listener| listener.strong_count() > 0);
+            desk.close_unused();
             desk.worlds.retain(|world| world.strong_count() > 0);
             if desk.is_idle() {
                 let mut queue = self.queue.lock();
@@ -180,7 +182,8 @@ struct Line {
 /// All that the control thread looks after.
 #[derive(Default)]
 struct Desk {
-    listeners: Vec<Weak<Listener>>,
+    /// Each with its uses.
+    listeners: Vec<(Arc<Listener>, Weak<Listening>)>,
     worlds: Vec<Weak<World>>,
     greetings: Vec<Greeting>,
     lines: Vec<Line>,
@@ -191,9 +194,17 @@ impl Desk {
         self.listeners.is_empty() && self.greetings.is_empty() && self.lines.is_empty()
     }
 
+    /// Closes listeners that nobody uses any more, with those who are still to be let in.
+    fn close_unused(&mut self) {
+        self.listeners.retain(|(_, uses)| uses.strong_count() > 0);
+        let listeners = &self.listeners;
+        let open = |g: &Greeting| listeners.iter().any(|(l, _)| Arc::ptr_eq(l, &g.listener));
+        self.greetings.retain(open);
+    }
+
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Watch(listener) => self.listeners.push(listener),
+            Command::Watch(listener, uses) => self.listeners.push((listener, uses)),
             Command::Serve(world) => self.worlds.push(world),
             Command::Line { world, key, peer, channel } => {
                 self.lines.push(Line::new(world, key, peer, channel));
@@ -217,10 +228,9 @@ impl Desk {
 
     /// Sleeps until something happens, then sees to it.
     fn work(&mut self, wake: &Wake) {
-        let listeners: Vec<_> = self.listeners.iter().filter_map(Weak::upgrade).collect();
         let accepting = self.greetings.len() < GREETINGS;
         let mut fds = vec![interest(wake.as_fd(), true, false)];
-        fds.extend(listeners.iter().map(|l| interest(l.as_fd(), accepting, false)));
+        fds.extend(self.listeners.iter().map(|(l, _)| interest(l.as_fd(), accepting, false)));
         fds.extend(self.greetings.iter().map(Greeting::interest));
         fds.extend(
             self.lines
@@ -233,8 +243,9 @@ impl Desk {
         }
         drop(fds);
         if accepting {
-            for listener in &listeners {
-                self.accept(listener);
+            for at in 0..self.listeners.len() {
+                let listener = self.listeners[at].0.clone();
+                self.accept(&listener);
             }
         }
         self.greet();

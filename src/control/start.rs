@@ -10,7 +10,7 @@ use super::Address;
 use super::channel::Channel;
 use super::dial::Caller;
 use super::handshake::{self, Hello, Purpose};
-use super::listener::{Joiner, Listener};
+use super::listener::{Joiner, Listener, Listening};
 use super::message::Message;
 use super::reactor::Reactor;
 use super::world::{Founding, Member, World, ranks};
@@ -128,7 +128,7 @@ impl Starting<'_> {
         self.join(&addresses, Vec::new(), Vec::new())
     }
 
-    fn listen(&self, address: &Address) -> Result<Arc<Listener>> {
+    fn listen(&self, address: &Address) -> Result<Arc<Listening>> {
         let RingStart { bind, secret, .. } = self.plan;
         Listener::open(self.reactor, address, bind.as_deref(), secret.as_deref())
     }
@@ -142,7 +142,7 @@ impl Starting<'_> {
         &self,
         id: u64,
         addresses: Vec<Vec<Address>>,
-        listeners: Vec<Arc<Listener>>,
+        listeners: Vec<Arc<Listening>>,
     ) -> Founding {
         Founding {
             id,
@@ -159,7 +159,7 @@ impl Starting<'_> {
     /// Rank 0: waits until every rank has come, then tells each where the others are.
     fn gather(
         &self,
-        listeners: Vec<Arc<Listener>>,
+        listeners: Vec<Arc<Listening>>,
         own: Vec<Address>,
     ) -> Result<(Founding, Lines)> {
         let door = listeners[0].clone();
@@ -228,7 +228,7 @@ impl Starting<'_> {
     fn join(
         &self,
         rank_0: &[Address],
-        mut listeners: Vec<Arc<Listener>>,
+        mut listeners: Vec<Arc<Listening>>,
         mut own: Vec<Address>,
     ) -> Result<(Founding, Lines)> {
         let mut channel = self.reach(rank_0)?;
@@ -243,19 +243,29 @@ impl Starting<'_> {
             listeners.push(listener);
         }
         let lanes = own.len();
-        channel.tell(&Message::Join { addresses: own, settings: self.settings(lanes) })?;
-        let mut missing = Vec::new();
+        let join = Message::Join { addresses: own, settings: self.settings(lanes) };
+        let mut told = channel.tell(&join);
+        let mut missing = None;
         let (id, addresses) = loop {
-            match channel.await_with(self.deadline, None, Channel::hear) {
-                Ok(Message::Waiting { missing: news }) => missing = news,
+            match told.and_then(|()| channel.await_with(self.deadline, None, Channel::hear)) {
+                Ok(Message::Waiting { missing: news }) => missing = Some(news),
                 Ok(Message::Refused(cause)) => return Err(cause),
                 Ok(Message::World { id, addresses }) => break (id, addresses),
                 Ok(other) => fail!(Internal, "rank 0 said {other:?} during the start"),
                 Err(e) if e.status == Status::Timeout => {
+                    let missing = missing.unwrap_or_default();
                     return Err(too_late(&missing, self.plan.connect_timeout, &[]));
                 }
-                Err(e) => return Err(e.at("rank 0 left during the start")),
+                Err(e) if missing.is_some() => return Err(e.at("rank 0 left during the start")),
+                // Rank 0 has not begun this start: what was reached was left over from another.
+                Err(_) => {
+                    std::thread::sleep(RETRY);
+                    channel = self.reach(rank_0)?;
+                    told = channel.tell(&join);
+                    continue;
+                }
             }
+            told = Ok(());
         };
         if addresses.len() != self.plan.size || addresses.iter().any(Vec::is_empty) {
             fail!(Config, "rank 0 named {} ranks, not {}", addresses.len(), self.plan.size);
@@ -283,11 +293,12 @@ impl Starting<'_> {
         let secret = self.plan.secret.as_deref();
         let caller = Caller { secret, deadline: self.deadline, stop: None };
         loop {
-            let mut candidates: Vec<SocketAddr> = Vec::new();
-            for address in rank_0 {
-                candidates.extend(address.resolve()?);
-            }
-            match caller.call(&candidates, &hello) {
+            // A name may become known only once rank 0's host is up.
+            let candidates: Result<Vec<Vec<_>>> = rank_0.iter().map(Address::resolve).collect();
+            let called = candidates
+                .map_err(|e| Error { status: Status::PeerLost, ..e })
+                .and_then(|candidates| caller.call(&candidates.concat(), &hello));
+            match called {
                 Ok(channel) => return Ok(channel),
                 Err(e) if matches!(e.status, Status::Auth | Status::Config) => {
                     return Err(e.at(format_args!("rank 0 at {}", rank_0[0])));
@@ -351,6 +362,14 @@ impl Gathering {
         }
     }
 
+    /// Tells a guest at once that this is the start that it came for.
+    fn tell_news(&mut self, rank: usize) {
+        let news = Message::Waiting { missing: self.missing() };
+        if let Some(guest) = &mut self.guests[rank] {
+            let _ = guest.channel.tell(&news);
+        }
+    }
+
     fn receive(&mut self, joiner: Joiner) {
         let Joiner { hello, channel } = joiner;
         let rank = hello.from as usize;
@@ -399,7 +418,10 @@ impl Gathering {
                     self.refuse(guest.channel, why);
                 }
             }
-            Ok(Some(Message::Join { addresses, .. })) => guest.addresses = Some(addresses),
+            Ok(Some(Message::Join { addresses, .. })) => {
+                guest.addresses = Some(addresses);
+                self.tell_news(rank);
+            }
             Ok(Some(other)) => log::debug!("rank {rank} said {other:?} during the start"),
             Err(e) => {
                 self.remarks.push(format!("rank {rank} came and went: {e}"));

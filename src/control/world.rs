@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::dial::Caller;
 use super::handshake::{Hello, Purpose};
-use super::listener::Listener;
+use super::listener::Listening;
 use super::message::Message;
 use super::reactor::{Reactor, WorldKey};
 use super::{Address, channel::Channel};
@@ -96,7 +96,7 @@ pub struct World {
     secret: Option<String>,
     reactor: Arc<Reactor>,
     /// Kept open for connections that are made later.
-    _listeners: Vec<Arc<Listener>>,
+    _listeners: Vec<Arc<Listening>>,
     shared: Mutex<Shared>,
     changed: Condvar,
 }
@@ -118,7 +118,7 @@ pub struct Founding {
     /// The process's.
     pub reactor: Arc<Reactor>,
     /// Where this rank listens.
-    pub listeners: Vec<Arc<Listener>>,
+    pub listeners: Vec<Arc<Listening>>,
 }
 
 impl World {
@@ -448,8 +448,8 @@ impl World {
     pub fn left(&self, peer: usize) {
         let mut shared = self.shared.lock();
         let starting = !shared.go;
+        // Lanes that it made stay: what it sent on them before it left is still there.
         shared.presence[peer] = Presence::Left;
-        shared.arrived.retain(|key, _| key.from != peer || key.purpose == Purpose::Message);
         drop(shared);
         self.changed.notify_all();
         if starting {
