@@ -153,6 +153,8 @@ impl Reactor {
                 desk.obey(command);
             }
             desk.close_unused();
+            // A world that has just been announced may be what a caller waits for.
+            desk.greet();
             desk.worlds.retain(|world| world.strong_count() > 0);
             if desk.is_idle() {
                 let mut queue = self.queue.lock();
@@ -241,15 +243,22 @@ impl Desk {
             log::error!("{e}");
             std::thread::sleep(Duration::from_millis(100));
         }
-        drop(fds);
-        if accepting {
-            for at in 0..self.listeners.len() {
-                let listener = self.listeners[at].0.clone();
-                self.accept(&listener);
-            }
-        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut ready = ready.into_iter().skip(1);
+        let calling: Vec<Arc<Listener>> = self
+            .listeners
+            .iter()
+            .zip(ready.by_ref().take(self.listeners.len()))
+            .filter(|(_, ready)| *ready)
+            .map(|((listener, _), _)| listener.clone())
+            .collect();
+        let mut ready = ready.skip(self.greetings.len());
+        self.lines.retain_mut(|line| match ready.next() {
+            Some(false) if !line.next_duty().passed() => true,
+            _ => line.attend(),
+        });
+        calling.iter().for_each(|listener| self.accept(listener));
         self.greet();
-        self.lines.retain_mut(Line::attend);
     }
 
     /// When something is due even if nothing comes.
