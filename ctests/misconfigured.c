@@ -92,7 +92,7 @@ static void wrong_variables(void) {
         {{"HOSTS", NULL}, "MLX_RANK"},
         /* A world of more than one is announced, and nothing tells how to meet it. */
         {{"WORLD_SIZE=2", NULL}, "WORLD_SIZE"},
-        {{"MLX_WORLD_SIZE=2", NULL}, "MLX_WORLD_SIZE"},
+        {{"MLX_WORLD_SIZE=2", NULL}, "WORLD_SIZE"},
         {{"MLXD_WORLD_SIZE=2", NULL}, "MLXD_WORLD_SIZE"},
         {{"MLXD_WORLD_SIZE=2", "MLXD_RANK=0", NULL}, "MLXD_COORDINATOR"},
         {{"RANK=0", "WORLD_SIZE=2", "MASTER_ADDR=127.0.0.1", NULL}, "MASTER_PORT"},

@@ -307,7 +307,7 @@ const char *mlxd_group_backend(const mlxd_group *group);
  *
  * MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, or the colour is below -1.
  * MLXD_ERROR_TIMEOUT, _PEER_LOST, _ABORTED, _MISMATCH, _SYSTEM: as for a collective; the parent has
- * failed, unless the message speaks of connections of the new group.
+ * failed.
  */
 mlxd_status mlxd_group_split(mlxd_group *group, int32_t color, int32_t key, mlxd_group **out);
 

@@ -82,15 +82,17 @@ pub struct Call {
     pub count: u64,
 }
 
-/// Bytes of a [`Call`] on a link.
-pub const CALL_BYTES: usize = 32;
+/// Bytes of a [`Call`] that travels.
+const CALL_BYTES: usize = 32;
+/// Bytes of a [`Header`].
+pub const HEADER_BYTES: usize = 2 * CALL_BYTES;
 
 /// Opens every call on a link: anything else there is not ours, or not in step.
 const MAGIC: [u8; 4] = *b"call";
 
 impl Call {
-    /// As it travels: magic, verb, dtype, 2 spare bytes, root, sequence, count (little endian).
-    pub fn encode(&self) -> [u8; CALL_BYTES] {
+    /// As it travels, 32 bytes: magic, verb, dtype, 2 spare bytes, root, sequence, count (little endian).
+    fn encode(&self) -> [u8; CALL_BYTES] {
         let mut bytes = [0; CALL_BYTES];
         bytes[0..4].copy_from_slice(&MAGIC);
         bytes[4] = self.verb as u8;
@@ -102,7 +104,7 @@ impl Call {
     }
 
     /// The inverse; `None` if these bytes are no call.
-    pub fn decode(bytes: &[u8; CALL_BYTES]) -> Option<Call> {
+    fn decode(bytes: &[u8; CALL_BYTES]) -> Option<Call> {
         let word = |at: usize| -> Option<[u8; 8]> { bytes[at..at + 8].try_into().ok() };
         if bytes[0..4] != MAGIC || Dtype::from_number(bytes[5].into()).is_none() {
             return None;
@@ -128,6 +130,46 @@ impl fmt::Display for Call {
             write!(f, " from root {}", self.root)?;
         }
         write!(f, " (number {} in order)", self.sequence)
+    }
+}
+
+/// What travels in front of the data of a call: the call, and the one before it, so that ranks which
+/// are not in the same call can say where they parted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The call.
+    pub call: Call,
+    /// The group's call before it. `None` for the first one and for messages.
+    pub before: Option<Call>,
+}
+
+impl Header {
+    /// As it travels: both calls, zeros for none.
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..CALL_BYTES].copy_from_slice(&self.call.encode());
+        if let Some(before) = self.before {
+            bytes[CALL_BYTES..].copy_from_slice(&before.encode());
+        }
+        bytes
+    }
+
+    /// The inverse; `None` if these bytes are no header.
+    pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Header> {
+        let (call, before) = bytes.split_first_chunk::<CALL_BYTES>()?;
+        Some(Header { call: Call::decode(call)?, before: Call::decode(before.first_chunk()?) })
+    }
+
+    /// What to say when `peer`'s header is not this rank's: the two calls with which they parted.
+    pub fn mismatch(&self, rank: usize, peer: usize, theirs: &Header) -> Error {
+        let mine = [Some(self.call), self.before];
+        let others = [Some(theirs.call), theirs.before];
+        let parted = mine.iter().flatten().find_map(|ours| {
+            let same_place = |other: &&Call| other.sequence == ours.sequence && *other != ours;
+            Some((ours, others.iter().flatten().find(same_place)?))
+        });
+        let (ours, other) = parted.unwrap_or((&self.call, &theirs.call));
+        mismatch(rank, ours, peer, other)
     }
 }
 
@@ -164,21 +206,22 @@ struct Calls {
 const KEPT: usize = 256;
 
 impl CallLog {
-    /// Records that this rank begins `call`; the peer's, if one is known to wait in another call of
-    /// the same number.
-    pub fn begin(&self, call: Call) -> Option<(usize, Call)> {
+    /// Records that this rank begins `call`: the call before it; and the peer's, if one is known to
+    /// wait in another call of the same number.
+    pub fn begin(&self, call: Call) -> (Option<Call>, Option<(usize, Call)>) {
         let mut calls = self.0.lock();
+        let before = calls.begun.back().copied();
         if calls.begun.len() == KEPT {
             calls.begun.pop_front();
         }
         calls.begun.push_back(call);
         if calls.claims.is_empty() {
-            return None;
+            return (before, None);
         }
         let wrong =
             calls.claims.iter().copied().find(|(_, c)| c.sequence == call.sequence && *c != call);
         calls.claims.retain(|(_, claimed)| claimed.sequence > call.sequence);
-        wrong
+        (before, wrong)
     }
 
     /// Records that `peer` waits in `claimed`; this rank's own call of that number, if it differs.
@@ -208,6 +251,10 @@ mod tests {
         for verb in Verb::ALL {
             let call = Call { sequence: u64::MAX, verb, dtype: 13, root: -1, count: 1 << 40 };
             assert_eq!(Call::decode(&call.encode()), Some(call));
+            for before in [None, Some(Call { sequence: 7, ..call })] {
+                let header = Header { call, before };
+                assert_eq!(Header::decode(&header.encode()), Some(header));
+            }
         }
         assert_eq!(Call::decode(&[0; CALL_BYTES]), None);
         let mut unknown = call(0, 0).encode();
@@ -218,12 +265,30 @@ mod tests {
     #[test]
     fn a_claim_is_compared_whoever_comes_first() {
         let log = CallLog::default();
-        assert_eq!(log.begin(call(0, 5)), None);
+        assert_eq!(log.begin(call(0, 5)), (None, None));
         assert_eq!(log.claim(1, call(0, 5)), None);
         assert_eq!(log.claim(1, call(0, 6)), Some(call(0, 5)));
         assert_eq!(log.claim(1, call(1, 6)), None);
-        assert_eq!(log.begin(call(1, 7)), Some((1, call(1, 6))));
+        assert_eq!(log.begin(call(1, 7)), (Some(call(0, 5)), Some((1, call(1, 6)))));
         assert_eq!(log.claim(2, call(2, 8)), None);
-        assert_eq!(log.begin(call(2, 8)), None);
+        assert_eq!(log.begin(call(2, 8)), (Some(call(1, 7)), None));
+    }
+
+    #[test]
+    fn a_mismatch_names_the_calls_where_ranks_parted() {
+        let at = |sequence, count, before| Header {
+            call: call(sequence, count),
+            before: Some(call(sequence - 1, before)),
+        };
+        let says = |ours: Header, theirs: Header, one: &str, other: &str| {
+            let message = ours.mismatch(0, 1, &theirs).message;
+            assert!(message.contains(&format!("rank 0 called all_sum of {one} ")), "{message}");
+            assert!(message.contains(&format!("rank 1 called all_sum of {other} ")), "{message}");
+        };
+        says(at(5, 50, 40), at(5, 51, 40), "50", "51");
+        says(at(5, 50, 40), at(5, 50, 41), "40", "41");
+        says(at(5, 50, 40), at(4, 41, 30), "40", "41");
+        says(at(4, 41, 30), at(5, 50, 40), "41", "40");
+        says(at(4, 40, 30), at(9, 90, 80), "40", "90");
     }
 }

@@ -133,10 +133,14 @@ fn start(
     } else {
         Status::Unavailable
     };
+    let announced = settings.announced_world();
     if strict {
-        return Err(Error::new(status, format!("[{name}] init: no world to start ({why})")));
+        let hint = announced.map_or_else(String::new, |variable| {
+            format!("; {variable} announces a world, but does not say where its ranks meet")
+        });
+        return Err(Error::new(status, format!("[{name}] init: no world to start ({why}{hint})")));
     }
-    if let Some(variable) = settings.announced_world() {
+    if let Some(variable) = announced {
         fail!(
             Config,
             "[{name}] init: {variable} announces a world of more than one, but no backend could start it ({why})"

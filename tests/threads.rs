@@ -245,3 +245,30 @@ fn starts_and_ends_leave_nothing_behind() {
     }
     assert_eq!(settled(), before, "descriptors and threads after 20 cycles and before");
 }
+
+#[test]
+fn a_token_goes_around_before_any_lane_is_there() {
+    let port = free_port();
+    ranks(3, |rank| {
+        let group = start(with_coordinator(port, rank, 3));
+        let (mut token, sent) = ([0u8; 3], [7u8, 8, 9]);
+        let (into, from) = (token.as_mut_ptr().cast::<c_void>(), sent.as_ptr().cast::<c_void>());
+        let (dst, src) = ((rank as i32 + 1) % 3, (rank as i32 + 2) % 3);
+        // SAFETY: both arrays have 3 elements; the handle is freed once.
+        unsafe {
+            if rank == 0 {
+                // Its message comes only after the one that it sends has gone around.
+                let status =
+                    mlxd_send_recv(group, from, 3, dst, into, 3, src, MLXD_UINT8, null_mut());
+                assert_eq!(status, MLXD_OK, "{}", last_error());
+            } else {
+                let status = mlxd_recv(group, into, 3, MLXD_UINT8, src, null_mut());
+                assert_eq!(status, MLXD_OK, "{}", last_error());
+                let status = mlxd_send(group, into, 3, MLXD_UINT8, dst, null_mut());
+                assert_eq!(status, MLXD_OK, "{}", last_error());
+            }
+            mlxd_group_free(group);
+        }
+        assert_eq!(token, sent);
+    });
+}

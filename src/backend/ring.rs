@@ -1,14 +1,14 @@
 //! The ring backend: collectives and messages over links between processes.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::{Backend, Collective, Limits, Message, Operation};
-use crate::call::{Call, CallLog, Verb, mismatch};
+use crate::call::{Call, CallLog, Header, Verb, mismatch};
 use crate::collective::drive::{Patience, drive};
 use crate::collective::engine::{Engine, Job};
 use crate::collective::links::{Links, Way};
@@ -21,8 +21,8 @@ use crate::error::{Error, Result, Status, fail};
 use crate::health::Health;
 use crate::reduce::kernel;
 use crate::transport::Link;
+use crate::transport::late::LateLink;
 use crate::transport::tcp::TcpLink;
-use crate::wait::{Deadline, interest, wait};
 
 /// How long a broken link waits for the control plane to say why: a failed group's links are closed
 /// just after its ranks were told the cause.
@@ -49,52 +49,40 @@ impl Ring {
     pub fn start(plan: &RingStart, reactor: &Arc<Reactor>) -> Result<Ring> {
         let member = member(0, (0..plan.size).collect())?;
         let world = control::start(plan, reactor, member.clone())?;
-        Ring::connected(world, member)
+        let ring = Ring::new(world, member);
+        // Neighbours at once, so that a start tells of a lane that does not work; the other ranks,
+        // like all ranks of parts of the world, when they are first needed.
+        let (rank, size) = (plan.rank, plan.size);
+        let mut neighbours = vec![(rank + 1) % size, (rank + size - 1) % size];
+        neighbours.dedup();
+        let connected = ring.connect(&mut ring.collectives.lock().1, &neighbours);
+        connected.map_err(|e| ring.failed(e))?;
+        Ok(ring)
     }
 
-    /// A group whose neighbours are connected; the other ranks are when they are first needed.
-    fn connected(world: Arc<World>, member: Member) -> Result<Ring> {
+    fn new(world: Arc<World>, member: Member) -> Ring {
         let rank = member.ranks.iter().position(|rank| *rank == world.rank).unwrap_or(0);
-        let size = member.ranks.len();
         let links = Links::new(world.lanes());
-        let ring = Ring {
+        Ring {
             world,
             member,
             rank,
             collectives: Mutex::new((Engine::default(), links)),
             lanes: Mutex::default(),
             engines: Mutex::default(),
-        };
-        if size > 1 {
-            let mut neighbours = vec![(rank + 1) % size, (rank + size - 1) % size];
-            neighbours.dedup();
-            let silent = || {};
-            let mut patience = Patience::new(ring.world.connect_timeout, &silent);
-            let connected =
-                ring.connect(&mut ring.collectives.lock().1, &neighbours, &mut patience);
-            connected.map_err(|e| ring.failed(e))?;
         }
-        Ok(ring)
     }
 
     /// Connects those of `peers` that are not: the lower rank calls.
-    fn connect(
-        &self,
-        links: &mut Links,
-        peers: &[usize],
-        patience: &mut Patience<'_>,
-    ) -> Result<()> {
-        let new = || peers.iter().filter(|peer| !links.has(**peer, Way::Out));
-        let mut fresh: Vec<(usize, Lanes)> = Vec::new();
-        // Those to call first: it needs nobody but their control threads.
-        for &peer in new().filter(|peer| **peer > self.rank) {
-            fresh.push((peer, self.call(peer, Purpose::Collective)?));
-        }
-        for &peer in new().filter(|peer| **peer < self.rank) {
-            fresh.push((peer, self.await_call(peer, Purpose::Collective, patience)?));
-        }
-        for (peer, lanes) in fresh {
-            links.add(peer, &[Way::Out, Way::In], lanes);
+    fn connect(&self, links: &mut Links, peers: &[usize]) -> Result<()> {
+        for &peer in peers {
+            if !links.has(peer, Way::Out) {
+                let lanes = match peer > self.rank {
+                    true => self.call(peer, Purpose::Collective)?,
+                    false => self.await_call(peer, Purpose::Collective)?,
+                };
+                links.add(peer, &[Way::Out, Way::In], lanes);
+            }
         }
         Ok(())
     }
@@ -110,40 +98,39 @@ impl Ring {
                     .world
                     .call_peer(key, to, &self.member.health)
                     .map_err(|e| e.at(format_args!("no connection to rank {peer}")))?;
-                self.link(stream, peer)
+                tcp(stream, self.name_of(peer))
             })
             .collect()
     }
 
-    /// All lanes that a peer calls.
-    fn await_call(
-        &self,
-        peer: usize,
-        purpose: Purpose,
-        patience: &mut Patience<'_>,
-    ) -> Result<Lanes> {
+    /// All lanes that a peer calls, sooner or later.
+    fn await_call(&self, peer: usize, purpose: Purpose) -> Result<Lanes> {
         let from = self.member.ranks[peer];
-        let mut lanes = Vec::new();
-        while lanes.len() < self.world.lanes() {
-            let key = LaneKey { group: self.member.group, from, purpose, lane: lanes.len() as u16 };
-            match self.world.await_peer(key, &self.member.health, patience.next()) {
-                Ok(stream) => lanes.push(self.link(stream, peer)?),
-                Err(e) if e.status == Status::Timeout => patience
-                    .wears_off(|| format!("rank {peer} has not connected for this operation"))?,
-                Err(e) => return Err(e.at(format_args!("no connection from rank {peer}"))),
-            }
-        }
-        Ok(lanes)
+        (0..self.world.lanes() as u16)
+            .map(|lane| {
+                let key = LaneKey { group: self.member.group, from, purpose, lane };
+                let wake = self.world.expect_lane(key)?;
+                let (world, name) = (self.world.clone(), self.name_of(peer));
+                let arrive = move || {
+                    let stream = world.take_lane(key);
+                    let stream =
+                        stream.map_err(|e| e.at(format_args!("no connection from {name}")));
+                    stream?.map(|stream| tcp(stream, name.clone())).transpose()
+                };
+                Ok(Box::new(LateLink::new(Box::new(arrive), wake)) as Box<dyn Link>)
+            })
+            .collect()
     }
 
-    fn link(&self, stream: std::net::TcpStream, peer: usize) -> Result<Box<dyn Link>> {
-        let address = self.world.address_of(self.member.ranks[peer]);
-        Ok(Box::new(TcpLink::new(stream, format!("rank {peer} ({address})"))?))
+    /// `rank 1 (10.0.0.2:5001)`
+    fn name_of(&self, peer: usize) -> String {
+        format!("rank {peer} ({})", self.world.address_of(self.member.ranks[peer]))
     }
 
     unsafe fn collective(&self, call: Call, c: &Collective, limits: Limits) -> Result<()> {
-        if let Some((peer, theirs)) = self.member.calls.begin(call) {
-            return Err(mismatch(self.rank, &call, peer, &theirs));
+        let (before, wrong) = self.member.calls.begin(call);
+        if let Some((peer, theirs)) = wrong {
+            return Err(self.failed(mismatch(self.rank, &call, peer, &theirs)));
         }
         if c.count == 0 && c.verb != Verb::Barrier {
             return Ok(());
@@ -151,20 +138,23 @@ impl Ring {
         let (schedule, reduction) = plan(&call, self.rank, self.size());
         let notify = || self.world.announce_stall(&self.member, call);
         let mut patience = Patience::new(limits.operation, &notify);
-        let (engine, links) = &mut *self.collectives.lock();
-        self.connect(links, &schedule.peers(), &mut patience)?;
+        let header = Header { call, before };
         let job = Job {
             input: c.input,
             output: c.output,
             size: c.dtype.size(),
             kernel: reduction.map(|reduction| kernel(reduction, c.dtype)),
             rank: self.rank,
-            sent: call,
-            expected: call,
+            sent: header,
+            expected: header,
         };
-        engine.begin(&schedule, job, links)?;
-        // SAFETY: the caller vouches for the memory; schedules stay within it.
-        unsafe { drive(engine, links, &self.member.health, &mut patience) }
+        let (engine, links) = &mut *self.collectives.lock();
+        let outcome = self
+            .connect(links, &schedule.peers())
+            .and_then(|()| engine.begin(&schedule, job, links))
+            // SAFETY: the caller vouches for the memory; schedules stay within it.
+            .and_then(|()| unsafe { drive(engine, links, &self.member.health, &mut patience) });
+        outcome.map_err(|e| self.broken(e, links))
     }
 
     unsafe fn exchange(
@@ -184,7 +174,7 @@ impl Ring {
             let known = self.lanes.lock().remove(&(send.peer, Way::Out));
             let lanes = match known {
                 Some(lanes) => lanes,
-                None => self.call(send.peer, Purpose::Message)?,
+                None => self.call(send.peer, Purpose::Message).map_err(|e| self.failed(e))?,
             };
             links.add(send.peer, &[Way::Out], lanes);
             schedule.steps.push(Step::Send { to: send.peer, from: all(Buffer::Input, send.count) });
@@ -193,18 +183,16 @@ impl Ring {
             let known = self.lanes.lock().remove(&(recv.peer, Way::In));
             let lanes = match known {
                 Some(lanes) => lanes,
-                None => self.await_call(recv.peer, Purpose::Message, &mut patience)?,
+                None => self.await_call(recv.peer, Purpose::Message).map_err(|e| self.failed(e))?,
             };
             links.add(recv.peer, &[Way::In], lanes);
             let into = all(Buffer::Output, recv.count);
             schedule.steps.push(Step::Recv { from: recv.peer, into });
         }
-        let call = |sequence, count| Call {
-            sequence,
-            verb: Verb::Message,
-            dtype: dtype as u8,
-            root: -1,
-            count: count as u64,
+        let call = |sequence, count: usize| {
+            let (dtype, count) = (dtype as u8, count as u64);
+            let call = Call { sequence, verb: Verb::Message, dtype, root: -1, count };
+            Header { call, before: None }
         };
         let job = Job {
             input: send.map_or(std::ptr::null(), |m| m.memory),
@@ -216,9 +204,13 @@ impl Ring {
             expected: recv.map_or(call(0, 0), |m| call(m.sequence, m.count)),
         };
         let mut engine = self.engines.lock().pop().unwrap_or_default();
-        engine.begin(&schedule, job, &links)?;
-        // SAFETY: the caller vouches for the memory of both messages.
-        unsafe { drive(&mut engine, &mut links, &self.member.health, &mut patience)? };
+        let outcome = engine
+            .begin(&schedule, job, &links)
+            // SAFETY: the caller vouches for the memory of both messages.
+            .and_then(|()| unsafe {
+                drive(&mut engine, &mut links, &self.member.health, &mut patience)
+            });
+        outcome.map_err(|e| self.broken(e, &mut links))?;
         self.engines.lock().push(engine);
         let mut used = links.take().into_iter();
         let mut known = self.lanes.lock();
@@ -229,17 +221,27 @@ impl Ring {
         Ok(())
     }
 
-    /// Fails the group with this error or an earlier one, and returns that.
-    fn failed(&self, error: Error) -> Error {
-        let health = &self.member.health;
-        if error.status == Status::PeerLost && health.check().is_ok() {
-            let why = Deadline::after(Some(WHY));
-            // Told or not, the cause is looked up below.
-            let _ = wait(&mut [interest(health.as_fd(), true, false)], why);
+    /// Fails the group with this error, or what caused it, and returns that. The links are closed
+    /// after that, so that the other ranks learn the cause before they see its consequence.
+    fn broken(&self, error: Error, links: &mut Links) -> Error {
+        let error = self.failed(error);
+        links.close();
+        error
+    }
+
+    fn failed(&self, mut error: Error) -> Error {
+        if error.status == Status::PeerLost
+            && let Some(rank) = self.world.who_left(&self.member, WHY)
+        {
+            error.message = format!("rank {rank} has left, but is still needed");
         }
         self.world.fail_group(self.member.group, &error, true);
-        health.check().err().unwrap_or(error)
+        self.member.health.check().err().unwrap_or(error)
     }
+}
+
+fn tcp(stream: TcpStream, peer: String) -> Result<Box<dyn Link>> {
+    Ok(Box::new(TcpLink::new(stream, peer)?))
 }
 
 /// This rank's part in a new group.
@@ -272,7 +274,7 @@ impl Backend for Ring {
     unsafe fn run(&self, operation: &Operation, limits: Limits) -> Result<()> {
         self.member.health.check()?;
         // SAFETY: the caller vouches for the operation's memory.
-        let outcome = unsafe {
+        unsafe {
             match operation {
                 Operation::Collective { sequence, collective } => {
                     self.collective(collective.call(*sequence), collective, limits)
@@ -281,8 +283,7 @@ impl Backend for Ring {
                     self.exchange(*dtype, *send, *recv, limits)
                 }
             }
-        };
-        outcome.map_err(|e| self.failed(e))
+        }
     }
 
     fn split(
@@ -317,7 +318,7 @@ impl Backend for Ring {
         let id = (ranks[0] as u64) << 32 | u64::from(all[leader][2] as u32);
         let member = member(id, ranks)?;
         self.world.enter(member.clone());
-        Ok(Some(Box::new(Ring::connected(self.world.clone(), member)?)))
+        Ok(Some(Box::new(Ring::new(self.world.clone(), member))))
     }
 
     fn fail(&self, cause: &Error) {

@@ -71,7 +71,7 @@ pub unsafe extern "C" fn mlxd_group_backend(group: *const mlxd_group) -> *const 
 ///
 /// MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, or the colour is below -1.
 /// MLXD_ERROR_TIMEOUT, _PEER_LOST, _ABORTED, _MISMATCH, _SYSTEM: as for a collective; the parent has
-/// failed, unless the message speaks of connections of the new group.
+/// failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_group_split(
     group: *mut mlxd_group,

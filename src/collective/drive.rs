@@ -58,26 +58,12 @@ impl<'a> Patience<'a> {
     }
 }
 
-/// Runs what `engine` was prepared for. After an error the links are closed, so that nothing touches
-/// the job's memory any more.
+/// Runs what `engine` was prepared for. After an error the links are of no more use, and must be
+/// closed before the job's memory goes.
 ///
 /// # Safety
-/// As for [`Engine::advance`], until this returns.
+/// As for [`Engine::advance`], until this returns `Ok` or the links are closed.
 pub unsafe fn drive(
-    engine: &mut Engine,
-    links: &mut Links,
-    health: &Health,
-    patience: &mut Patience<'_>,
-) -> Result<()> {
-    // SAFETY: as this function's contract says.
-    let outcome = unsafe { run(engine, links, health, patience) };
-    if outcome.is_err() {
-        links.close();
-    }
-    outcome
-}
-
-unsafe fn run(
     engine: &mut Engine,
     links: &mut Links,
     health: &Health,
@@ -85,7 +71,7 @@ unsafe fn run(
 ) -> Result<()> {
     let mut rested = true;
     loop {
-        // SAFETY: as for `drive`.
+        // SAFETY: as this function's contract says.
         match unsafe { engine.advance(links)? } {
             Advance::Done => return Ok(()),
             Advance::Moved => {

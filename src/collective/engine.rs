@@ -9,7 +9,7 @@ use std::cell::UnsafeCell;
 
 use super::links::{Links, Way};
 use super::schedule::{Buffer, Schedule, Span, Step};
-use crate::call::{CALL_BYTES, Call, mismatch};
+use crate::call::{HEADER_BYTES, Header};
 use crate::error::{Error, Result, Status, fail};
 use crate::reduce::Kernel;
 use crate::transport::Landing;
@@ -36,9 +36,9 @@ pub struct Job {
     /// This rank in the group, for messages.
     pub rank: usize,
     /// Travels in front of the data to every peer.
-    pub sent: Call,
+    pub sent: Header,
     /// Must come in front of the data from every peer.
-    pub expected: Call,
+    pub expected: Header,
 }
 
 /// What a call of [`Engine::advance`] came to.
@@ -125,7 +125,7 @@ pub struct Engine {
     /// Each link of `directions` once.
     links: Vec<usize>,
     /// One for each direction; links read and write them through raw pointers.
-    headers: Vec<UnsafeCell<[u8; CALL_BYTES]>>,
+    headers: Vec<UnsafeCell<[u8; HEADER_BYTES]>>,
     copies: Vec<u32>,
     scratch: Vec<u8>,
     unfinished: usize,
@@ -246,7 +246,7 @@ impl Engine {
             posting: NONE,
             current: NONE,
             base: if sending { counted.sent() } else { counted.landed() },
-            length: CALL_BYTES as u64,
+            length: HEADER_BYTES as u64,
             header: 0,
             header_posted: false,
             // Only what is received is compared.
@@ -340,13 +340,13 @@ impl Engine {
             // or its links were cancelled; a header is looked at again only after it has landed.
             unsafe {
                 match direction.sending {
-                    true => link.post_send(header, CALL_BYTES),
-                    false => link.post_recv(Landing::Copy { into: header }, CALL_BYTES),
+                    true => link.post_send(header, HEADER_BYTES),
+                    false => link.post_recv(Landing::Copy { into: header }, HEADER_BYTES),
                 }
             }
         }
         if !direction.header_passed {
-            if link.landed() - direction.base < CALL_BYTES as u64 {
+            if link.landed() - direction.base < HEADER_BYTES as u64 {
                 return Ok(());
             }
             self.check_header(at, &job)?;
@@ -387,12 +387,12 @@ impl Engine {
         let direction = &mut self.directions[at];
         // SAFETY: the header has landed, so that the link does not write it any more.
         let header = unsafe { *self.headers[direction.header].get() };
-        match Call::decode(&header) {
+        match Header::decode(&header) {
             Some(theirs) if theirs == job.expected => {
                 direction.header_passed = true;
                 Ok(())
             }
-            Some(theirs) => Err(mismatch(job.rank, &job.expected, direction.peer, &theirs)),
+            Some(theirs) => Err(job.expected.mismatch(job.rank, direction.peer, &theirs)),
             None => Err(Error::new(
                 Status::Internal,
                 format!("what came from rank {} is not the beginning of a call", direction.peer),
@@ -406,7 +406,7 @@ impl Engine {
         let link = links.get(direction.link);
         let counter = if direction.sending { link.sent() } else { link.landed() };
         let moved = counter - direction.base;
-        if moved < CALL_BYTES as u64 || !direction.header_passed {
+        if moved < HEADER_BYTES as u64 || !direction.header_passed {
             return;
         }
         while let Some(part) = self.parts.get_mut(direction.current as usize) {

@@ -5,7 +5,7 @@ use super::engine::{Advance, Engine, Job};
 use super::links::{Links, Way};
 use super::plan;
 use super::schedule::{Buffer, Step};
-use crate::call::{Call, Verb};
+use crate::call::{Call, Header, Verb};
 use crate::dtype::Dtype;
 use crate::reduce::kernel;
 use crate::transport::Link;
@@ -122,8 +122,8 @@ fn run(call: &Call, size: usize, lanes: usize, capacity: usize, in_place: bool) 
                 size: 4,
                 kernel: reduction.map(|reduction| kernel(reduction, Dtype::Int32)),
                 rank,
-                sent: *call,
-                expected: *call,
+                sent: Header { call: *call, before: None },
+                expected: Header { call: *call, before: None },
             };
             let mut engine = Engine::default();
             engine.begin(&schedule, job, &links).unwrap();
@@ -233,7 +233,8 @@ fn nobody_leaves_a_barrier_before_all_have_come() {
                     let (schedule, _) = plan(&call, rank, size);
                     let mut engine = Engine::default();
                     let (input, output) = (std::ptr::null(), std::ptr::null_mut());
-                    let (sent, expected) = (call, call);
+                    let header = Header { call, before: None };
+                    let (sent, expected) = (header, header);
                     let job = Job { input, output, size: 1, kernel: None, rank, sent, expected };
                     engine.begin(&schedule, job, &links).unwrap();
                     (engine, links)

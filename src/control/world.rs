@@ -17,7 +17,7 @@ use super::{Address, channel::Channel};
 use crate::call::{Call, CallLog, mismatch};
 use crate::error::{Error, Result, Status, fail};
 use crate::health::Health;
-use crate::wait::Deadline;
+use crate::wait::{Deadline, Wake};
 
 /// Failures kept for groups that this rank has not made yet.
 const EARLY_FAILURES: usize = 64;
@@ -75,6 +75,8 @@ struct Shared {
     groups: HashMap<u64, Member>,
     early_failures: VecDeque<(u64, Error)>,
     arrived: HashMap<LaneKey, TcpStream>,
+    /// Who waits for which lane.
+    expected: HashMap<LaneKey, Arc<Wake>>,
     next_group: u32,
 }
 
@@ -143,6 +145,7 @@ impl World {
                 groups: HashMap::new(),
                 early_failures: VecDeque::new(),
                 arrived: HashMap::new(),
+                expected: HashMap::new(),
                 next_group: 0,
             }),
             changed: Condvar::new(),
@@ -203,6 +206,7 @@ impl World {
         let mut shared = self.shared.lock();
         shared.groups.remove(&group);
         shared.arrived.retain(|key, _| key.group != group);
+        shared.expected.retain(|key, _| key.group != group);
     }
 
     /// Fails a group here, and on its other ranks if `announce`.
@@ -239,34 +243,36 @@ impl World {
         channel?.into_stream()
     }
 
-    /// A lane that the other rank calls for; waits until it is there.
-    pub fn await_peer(
-        &self,
-        key: LaneKey,
-        health: &Health,
-        deadline: Deadline,
-    ) -> Result<TcpStream> {
+    /// Asks to be woken when a lane that the other rank calls is there, or never will be.
+    pub fn expect_lane(&self, key: LaneKey) -> Result<Arc<Wake>> {
+        let wake = Arc::new(Wake::new()?);
+        // It may have come already.
+        wake.wake();
+        self.shared.lock().expected.insert(key, wake.clone());
+        Ok(wake)
+    }
+
+    /// A lane that the other rank called, if it is there.
+    pub fn take_lane(&self, key: LaneKey) -> Result<Option<TcpStream>> {
         let mut shared = self.shared.lock();
-        loop {
-            if let Some(stream) = shared.arrived.remove(&key) {
-                return Ok(stream);
-            }
-            health.check()?;
-            match &shared.presence[key.from] {
-                Presence::Left => fail!(PeerLost, "it has left in good order"),
-                Presence::Lost(cause) => fail!(PeerLost, "{cause}"),
-                _ => {}
-            }
-            if !self.wait(&mut shared, deadline) {
-                fail!(Timeout, "it has not connected");
-            }
+        if let Some(stream) = shared.arrived.remove(&key) {
+            shared.expected.remove(&key);
+            return Ok(Some(stream));
+        }
+        match &shared.presence[key.from] {
+            Presence::Left => fail!(PeerLost, "it has left"),
+            Presence::Lost(cause) => fail!(PeerLost, "{cause}"),
+            Presence::Coming | Presence::Here => Ok(None),
         }
     }
 
     /// A lane has come in.
     pub fn deliver(&self, key: LaneKey, stream: TcpStream) {
-        self.shared.lock().arrived.insert(key, stream);
-        self.changed.notify_all();
+        let mut shared = self.shared.lock();
+        shared.arrived.insert(key, stream);
+        if let Some(wake) = shared.expected.remove(&key) {
+            wake.wake();
+        }
     }
 
     /// Calls the control line of a rank below this one.
@@ -448,6 +454,8 @@ impl World {
     pub fn left(&self, peer: usize) {
         let mut shared = self.shared.lock();
         let starting = !shared.go;
+        // Lanes that it has not called will not come any more.
+        shared.expected.iter().filter(|(k, _)| k.from == peer).for_each(|(_, wake)| wake.wake());
         // Lanes that it made stay: what it sent on them before it left is still there.
         shared.presence[peer] = Presence::Left;
         drop(shared);
@@ -488,9 +496,21 @@ impl World {
         Error::new(Status::PeerLost, format!("lost {place}: {cause}"))
     }
 
-    /// Whether a rank has said goodbye.
-    pub fn has_left(&self, rank: usize) -> bool {
-        matches!(self.shared.lock().presence[rank], Presence::Left)
+    /// Waits for what explains a broken link of the group: a rank of it that has said goodbye, or
+    /// `None` once the group has failed for another reason or `limit` has passed.
+    pub fn who_left(&self, member: &Member, limit: Duration) -> Option<usize> {
+        let deadline = Deadline::after(Some(limit));
+        let mut shared = self.shared.lock();
+        loop {
+            let left = |rank: &usize| matches!(shared.presence[*rank], Presence::Left);
+            let left = member.ranks.iter().position(left);
+            if left.is_some() || member.health.check().is_err() {
+                return left.filter(|_| member.health.check().is_ok());
+            }
+            if !self.wait(&mut shared, deadline) {
+                return None;
+            }
+        }
     }
 
     /// Says goodbye to the other ranks; every group answers ABORTED from now on.

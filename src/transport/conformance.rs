@@ -1,14 +1,17 @@
 //! What every kind of link must do, and each kind held against it.
 
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::late::LateLink;
 use super::local::LocalLink;
 use super::tcp::TcpLink;
 use super::{Landing, Link};
 use crate::dtype::Dtype;
 use crate::error::Status;
 use crate::reduce::{Reduction, kernel};
+use crate::wait::Wake;
 
 type Pair = (Box<dyn Link>, Box<dyn Link>);
 
@@ -23,6 +26,18 @@ fn tcp() -> Pair {
     let (b, _) = listener.accept().unwrap();
     let link = |stream, peer: &str| Box::new(TcpLink::new(stream, peer.to_owned()).unwrap());
     (link(a, "rank 1"), link(b, "rank 0"))
+}
+
+/// TCP, where one end has to be asked three times before it is there.
+fn late() -> Pair {
+    let (a, b) = tcp();
+    let (mut there, mut looks) = (Some(b), 0);
+    let arrive = move || {
+        looks += 1;
+        Ok(if looks < 3 { None } else { there.take() })
+    };
+    let wake = Arc::new(Wake::new().unwrap());
+    (a, Box::new(LateLink::new(Box::new(arrive), wake)))
 }
 
 fn pattern(len: usize, seed: usize) -> Vec<u8> {
@@ -185,6 +200,9 @@ macro_rules! every_link {
     ($($check:ident),* $(,)?) => {
         mod over_tcp {
             $(#[test] fn $check() { super::$check(super::tcp()) })*
+        }
+        mod over_tcp_that_comes_late {
+            $(#[test] fn $check() { super::$check(super::late()) })*
         }
         mod over_memory {
             $(#[test] fn $check() { super::$check(super::local(1 << 20)) })*

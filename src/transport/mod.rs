@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod late;
 pub mod local;
 pub mod tcp;
 
