@@ -162,6 +162,8 @@ static int child_main(char **argv) {
             int peer = rank == first ? second : first;
             double end = seconds() + 1.0;
             for (int32_t going = 1; going != 0;) {
+                /* Asked before the peer can go on to what must fail. */
+                CHECK(mlxd_group_status(world) == MLXD_OK);
                 int32_t mine = seconds() < end;
                 int32_t theirs = 0;
                 REQUIRE_OK(
@@ -170,9 +172,10 @@ static int child_main(char **argv) {
                 sleep_ms(10);
             }
         } else {
-            sleep_ms(1000);
+            sleep_ms(600);
+            CHECK(mlxd_group_status(world) == MLXD_OK);
+            sleep_ms(400);
         }
-        CHECK(mlxd_group_status(world) == MLXD_OK);
     }
 
     mlxd_status status = survive(name, victim, stream, others);

@@ -137,9 +137,9 @@ impl Group {
 
     /// Says goodbye to all other ranks of the world; the group answers ABORTED from now on.
     pub fn finalize(&self) {
-        self.health().fail(Error::new(Status::Aborted, "mlxd_finalize was called"));
-        if let Some(backend) = &self.backend {
-            backend.leave();
+        match &self.backend {
+            Some(backend) => backend.leave(),
+            None => drop(self.health.fail(Error::new(Status::Aborted, "mlxd_finalize was called"))),
         }
     }
 

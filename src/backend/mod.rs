@@ -120,7 +120,7 @@ pub trait Backend: Send + Sync {
     /// Fails the group on all its ranks.
     fn fail(&self, cause: &Error);
 
-    /// Says goodbye to all other ranks of the world.
+    /// Says goodbye to all other ranks of the world; all groups on it answer ABORTED from now on.
     fn leave(&self);
 }
 

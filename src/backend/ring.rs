@@ -12,8 +12,8 @@ use crate::call::{Call, CallLog, Header, Verb, mismatch};
 use crate::collective::drive::{Patience, drive};
 use crate::collective::engine::{Engine, Job};
 use crate::collective::links::{Links, Way};
-use crate::collective::plan;
 use crate::collective::schedule::{Buffer, Schedule, Span, Step};
+use crate::collective::{plan, reduction};
 use crate::config::RingStart;
 use crate::control::{self, LaneKey, Member, Purpose, Reactor, World};
 use crate::dtype::Dtype;
@@ -135,7 +135,7 @@ impl Ring {
         if c.count == 0 && c.verb != Verb::Barrier {
             return Ok(());
         }
-        let (schedule, reduction) = plan(&call, self.rank, self.size());
+        let schedule = plan(&call, self.rank, self.size());
         let notify = || self.world.announce_stall(&self.member, call);
         let mut patience = Patience::new(limits.operation, &notify);
         let header = Header { call, before };
@@ -143,7 +143,7 @@ impl Ring {
             input: c.input,
             output: c.output,
             size: c.dtype.size(),
-            kernel: reduction.map(|reduction| kernel(reduction, c.dtype)),
+            kernel: reduction(c.verb).map(|reduction| kernel(reduction, c.dtype)),
             rank: self.rank,
             sent: header,
             expected: header,

@@ -3,8 +3,8 @@
 
 use super::engine::{Advance, Engine, Job};
 use super::links::{Links, Way};
-use super::plan;
 use super::schedule::{Buffer, Step};
+use super::{Algorithm, reduction, schedule};
 use crate::call::{Call, Header, Verb};
 use crate::dtype::Dtype;
 use crate::reduce::kernel;
@@ -20,6 +20,12 @@ const VERBS: [Verb; 7] = [
     Verb::AllToAll,
     Verb::Broadcast,
 ];
+
+/// Each verb with each of its algorithms.
+fn algorithms() -> impl Iterator<Item = (Verb, Algorithm)> {
+    let of = |verb| Algorithm::of(verb).iter().map(move |algorithm| (verb, *algorithm));
+    VERBS.into_iter().flat_map(of)
+}
 
 /// The call, with `count` made a multiple of `size` where it must be one.
 fn call(verb: Verb, count: usize, size: usize, root: usize) -> Call {
@@ -92,12 +98,19 @@ fn world(size: usize, lanes: usize, capacity: usize) -> Vec<Links> {
 }
 
 /// Runs a call on all ranks, one after the other, until all are done; some ranks are lazy.
-fn run(call: &Call, size: usize, lanes: usize, capacity: usize, in_place: bool) -> Vec<Vec<i32>> {
+fn run(
+    algorithm: Algorithm,
+    call: &Call,
+    size: usize,
+    lanes: usize,
+    capacity: usize,
+    in_place: bool,
+) -> Vec<Vec<i32>> {
     let mut ranks: Vec<Rank> = world(size, lanes, capacity)
         .into_iter()
         .enumerate()
         .map(|(rank, links)| {
-            let (schedule, reduction) = plan(call, rank, size);
+            let schedule = schedule(algorithm, call, rank, size);
             let count = call.count as usize;
             let mut own: Vec<i32> = (0..count).map(|i| input(rank, i)).collect();
             let mut output = vec![-1; output_len(call, size)];
@@ -120,7 +133,7 @@ fn run(call: &Call, size: usize, lanes: usize, capacity: usize, in_place: bool) 
                 input: from.cast(),
                 output: into.cast(),
                 size: 4,
-                kernel: reduction.map(|reduction| kernel(reduction, Dtype::Int32)),
+                kernel: reduction(call.verb).map(|reduction| kernel(reduction, Dtype::Int32)),
                 rank,
                 sent: Header { call: *call, before: None },
                 expected: Header { call: *call, before: None },
@@ -166,10 +179,14 @@ fn run(call: &Call, size: usize, lanes: usize, capacity: usize, in_place: bool) 
 }
 
 fn check(call: &Call, size: usize, lanes: usize, capacity: usize, in_place: bool) {
-    for (rank, output) in run(call, size, lanes, capacity, in_place).into_iter().enumerate() {
-        for (i, value) in output.into_iter().enumerate() {
-            let right = expected(call, rank, size, i);
-            assert_eq!(value, right, "{call} on rank {rank} of {size}, element {i}");
+    for &algorithm in Algorithm::of(call.verb) {
+        let outputs = run(algorithm, call, size, lanes, capacity, in_place);
+        for (rank, output) in outputs.into_iter().enumerate() {
+            for (i, value) in output.into_iter().enumerate() {
+                let right = expected(call, rank, size, i);
+                let place = format!("rank {rank} of {size}, element {i}");
+                assert_eq!(value, right, "{call} by {algorithm:?} on {place}");
+            }
         }
     }
 }
@@ -230,7 +247,7 @@ fn nobody_leaves_a_barrier_before_all_have_come() {
                 .into_iter()
                 .enumerate()
                 .map(|(rank, links)| {
-                    let (schedule, _) = plan(&call, rank, size);
+                    let schedule = schedule(Algorithm::Pairwise, &call, rank, size);
                     let mut engine = Engine::default();
                     let (input, output) = (std::ptr::null(), std::ptr::null_mut());
                     let header = Header { call, before: None };
@@ -260,11 +277,11 @@ fn nobody_leaves_a_barrier_before_all_have_come() {
 #[test]
 fn sends_and_receives_pair_up() {
     for size in 1..=9 {
-        for verb in VERBS.into_iter().chain([Verb::Barrier]) {
+        for (verb, algorithm) in algorithms().chain([(Verb::Barrier, Algorithm::Pairwise)]) {
             for count in [0, 1, 4, 10, 23] {
                 let call = call(verb, count, size, size / 2);
                 let steps: Vec<Vec<Step>> =
-                    (0..size).map(|rank| plan(&call, rank, size).0.steps).collect();
+                    (0..size).map(|rank| schedule(algorithm, &call, rank, size).steps).collect();
                 for (from, mine) in steps.iter().enumerate() {
                     for (to, theirs) in steps.iter().enumerate() {
                         let sent: Vec<usize> = mine
@@ -298,11 +315,11 @@ fn sends_and_receives_pair_up() {
 #[test]
 fn spans_stay_inside() {
     for size in 1..=9 {
-        for verb in VERBS {
+        for (verb, algorithm) in algorithms() {
             for count in [0, 1, 4, 10, 23] {
                 let call = call(verb, count, size, 0);
                 for rank in 0..size {
-                    let schedule = plan(&call, rank, size).0;
+                    let schedule = schedule(algorithm, &call, rank, size);
                     for step in &schedule.steps {
                         let (read, write) = match *step {
                             Step::Send { from, .. } => (Some(from), None),

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -101,6 +102,8 @@ pub struct World {
     _listeners: Vec<Arc<Listening>>,
     shared: Mutex<Shared>,
     changed: Condvar,
+    /// Set once this rank has left: what happens to its groups then is nobody else's affair.
+    gone: AtomicBool,
 }
 
 /// What [`World::new`] is made of.
@@ -149,6 +152,7 @@ impl World {
                 next_group: 0,
             }),
             changed: Condvar::new(),
+            gone: AtomicBool::new(false),
         })
     }
 
@@ -201,10 +205,13 @@ impl World {
         shared.groups.insert(member.group, member);
     }
 
-    /// Forgets a group and the lanes that came for it.
+    /// Forgets a group and the lanes that came for it. What failed it is told once more: others may
+    /// see this rank leave before they hear of that from elsewhere.
     pub fn forget(&self, group: u64) {
         let mut shared = self.shared.lock();
-        shared.groups.remove(&group);
+        if let Some(member) = shared.groups.remove(&group) {
+            self.announce_failure(&member);
+        }
         shared.arrived.retain(|key, _| key.group != group);
         shared.expected.retain(|key, _| key.group != group);
     }
@@ -217,15 +224,27 @@ impl World {
         let first = member.health.fail(cause.clone());
         self.wake_waiters();
         if first && announce {
-            let peers = member.ranks.into_iter().filter(|rank| *rank != self.rank).collect();
-            self.reactor.tell(self.key(), peers, Message::Fail { group, cause: cause.clone() });
+            self.announce_failure(&member);
         }
+    }
+
+    /// Tells the group's other ranks what failed it, if anything did.
+    fn announce_failure(&self, member: &Member) {
+        if let (Err(cause), false) = (member.health.check(), self.gone.load(Ordering::Relaxed)) {
+            let fail = Message::Fail { group: member.group, cause };
+            self.reactor.tell(self.key(), self.others(member), fail);
+        }
+    }
+
+    /// The other ranks of a group, as ranks of the world.
+    fn others(&self, member: &Member) -> Vec<usize> {
+        member.ranks.iter().copied().filter(|rank| *rank != self.rank).collect()
     }
 
     /// Tells the group's other ranks what this rank has been waiting in for a while.
     pub fn announce_stall(&self, member: &Member, call: Call) {
-        let peers = member.ranks.iter().copied().filter(|rank| *rank != self.rank).collect();
-        self.reactor.tell(self.key(), peers, Message::Stalled { group: member.group, call });
+        let stalled = Message::Stalled { group: member.group, call };
+        self.reactor.tell(self.key(), self.others(member), stalled);
     }
 
     /// A lane to `peer`, called from here.
@@ -516,6 +535,8 @@ impl World {
     /// Says goodbye to the other ranks; every group answers ABORTED from now on.
     pub fn finalize(&self) {
         let groups: Vec<Member> = self.shared.lock().groups.values().cloned().collect();
+        groups.iter().for_each(|member| self.announce_failure(member));
+        self.gone.store(true, Ordering::Relaxed);
         for member in groups {
             member.health.fail(Error::new(Status::Aborted, "mlxd_finalize was called"));
         }

@@ -1,0 +1,62 @@
+//! Which algorithm runs: the one place that decides it, from the call and the number of ranks, so
+//! that all ranks decide alike.
+
+use crate::call::{Call, Verb};
+use crate::dtype::Dtype;
+
+/// An algorithm for links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// n-1 steps with the neighbours for each phase; every byte moves as seldom as it can.
+    Ring,
+    /// log2 n exchanges of everything.
+    Doubling,
+    /// log2 n exchanges of all that was gathered so far.
+    Bruck,
+    /// log2 n steps down a tree.
+    Tree,
+    /// Every rank exchanges with every other.
+    Pairwise,
+}
+
+impl Algorithm {
+    /// The algorithms that a verb has, the one for few bytes first.
+    pub fn of(verb: Verb) -> &'static [Algorithm] {
+        match verb {
+            Verb::AllSum | Verb::AllMax | Verb::AllMin | Verb::SumScatter => {
+                &[Algorithm::Doubling, Algorithm::Ring]
+            }
+            Verb::AllGather | Verb::Split => &[Algorithm::Bruck, Algorithm::Ring],
+            Verb::Broadcast => &[Algorithm::Tree, Algorithm::Ring],
+            Verb::AllToAll | Verb::Barrier | Verb::Message => &[Algorithm::Pairwise],
+        }
+    }
+}
+
+/// The algorithm for a call on this number of ranks.
+pub fn choose(call: &Call, size: usize) -> Algorithm {
+    let element = Dtype::from_number(call.dtype.into()).map_or(1, Dtype::size);
+    let bytes = (call.count as usize).saturating_mul(element);
+    let few = match call.verb {
+        Verb::AllSum | Verb::AllMax | Verb::AllMin => bytes <= few_to_reduce(size),
+        Verb::SumScatter => bytes <= few_to_reduce(size),
+        Verb::AllGather | Verb::Split => bytes.saturating_mul(size) <= FEW_TO_GATHER,
+        Verb::Broadcast => bytes <= FEW_TO_BROADCAST,
+        Verb::AllToAll | Verb::Barrier | Verb::Message => true,
+    };
+    match Algorithm::of(call.verb) {
+        [first, ..] if few => *first,
+        [.., last] => *last,
+        [] => Algorithm::Ring,
+    }
+}
+
+/// Up to here the fewer messages of recursive doubling are worth their log2 n times more bytes.
+fn few_to_reduce(_size: usize) -> usize {
+    32 << 10
+}
+
+/// In `output`: beyond, the ring's cut-through wins.
+const FEW_TO_GATHER: usize = 64 << 10;
+/// Beyond, a root that sends log2 n times is slower than a chain.
+const FEW_TO_BROADCAST: usize = 64 << 10;
