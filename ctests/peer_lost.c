@@ -174,7 +174,8 @@ static int child_main(char **argv) {
         } else {
             sleep_ms(600);
             CHECK(mlxd_group_status(world) == MLXD_OK);
-            sleep_ms(400);
+            /* What this rank does next fails the group: not while the others still use it. */
+            sleep_ms(2400);
         }
     }
 

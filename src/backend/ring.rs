@@ -36,6 +36,8 @@ pub struct Ring {
     world: Arc<World>,
     member: Member,
     rank: usize,
+    /// Whether every rank of this host has a core of its own.
+    spin: bool,
     /// What collectives run on: one at a time.
     collectives: Mutex<(Engine, Links)>,
     /// Lanes for messages, while none is under way: by peer and way.
@@ -63,10 +65,13 @@ impl Ring {
     fn new(world: Arc<World>, member: Member) -> Ring {
         let rank = member.ranks.iter().position(|rank| *rank == world.rank).unwrap_or(0);
         let links = Links::new(world.lanes());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let spin = world.ranks_here() <= cores;
         Ring {
             world,
             member,
             rank,
+            spin,
             collectives: Mutex::new((Engine::default(), links)),
             lanes: Mutex::default(),
             engines: Mutex::default(),
@@ -137,7 +142,7 @@ impl Ring {
         }
         let schedule = plan(&call, self.rank, self.size());
         let notify = || self.world.announce_stall(&self.member, call);
-        let mut patience = Patience::new(limits.operation, &notify);
+        let mut patience = Patience::new(limits.operation, self.spin, &notify);
         let header = Header { call, before };
         let job = Job {
             input: c.input,
@@ -166,7 +171,7 @@ impl Ring {
     ) -> Result<()> {
         let silent = || {};
         let limit = if send.is_none() { limits.recv } else { limits.operation };
-        let mut patience = Patience::new(limit, &silent);
+        let mut patience = Patience::new(limit, self.spin, &silent);
         let mut links = Links::new(self.world.lanes());
         let mut schedule = Schedule::default();
         let all = |buffer, len| Span { buffer, start: 0, len };

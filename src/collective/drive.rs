@@ -1,7 +1,7 @@
 //! Runs an engine to its end: sleeps while nothing can move, and knows when to stop waiting.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::engine::{Advance, Engine};
 use super::links::Links;
@@ -15,9 +15,15 @@ const FIRST_NOTICE: Duration = Duration::from_millis(100);
 /// Between later notices.
 const NEXT_NOTICE: Duration = Duration::from_secs(1);
 
-/// How long one operation may wait, and whom it tells.
+/// 50 us: an answer from another core comes sooner, and is missed by the 5 us or more that going to
+/// sleep and waking up take; longer waits are worth a sleep.
+const SPIN: Duration = Duration::from_micros(50);
+
+/// How long one operation may wait, how, and whom it tells.
 pub struct Patience<'a> {
     limit: Option<Duration>,
+    /// Whether there is a core to spare for looking again at once.
+    spin: bool,
     deadline: Deadline,
     notice: Deadline,
     notify: &'a dyn Fn(),
@@ -25,9 +31,9 @@ pub struct Patience<'a> {
 
 impl<'a> Patience<'a> {
     /// For `limit` after the last progress; `notify` is called now and then while there is none.
-    pub fn new(limit: Option<Duration>, notify: &'a dyn Fn()) -> Patience<'a> {
-        let mut patience =
-            Patience { limit, deadline: Deadline::NEVER, notice: Deadline::NEVER, notify };
+    pub fn new(limit: Option<Duration>, spin: bool, notify: &'a dyn Fn()) -> Patience<'a> {
+        let (deadline, notice) = (Deadline::NEVER, Deadline::NEVER);
+        let mut patience = Patience { limit, spin, deadline, notice, notify };
         patience.renew();
         patience
     }
@@ -69,22 +75,27 @@ pub unsafe fn drive(
     health: &Health,
     patience: &mut Patience<'_>,
 ) -> Result<()> {
-    let mut rested = true;
+    // When nothing moved for the first time since something did.
+    let mut stuck: Option<Instant> = None;
+    let mut slept = true;
     loop {
         // SAFETY: as this function's contract says.
         match unsafe { engine.advance(links)? } {
             Advance::Done => return Ok(()),
             Advance::Moved => {
-                rested = false;
+                (stuck, slept) = (None, false);
                 continue;
             }
-            Advance::Stuck => {}
+            Advance::Stuck => health.check()?,
+        }
+        if patience.spin && stuck.get_or_insert_with(Instant::now).elapsed() < SPIN {
+            std::hint::spin_loop();
+            continue;
         }
         // The clock is read once per sleep, not once per step.
-        if !std::mem::replace(&mut rested, true) {
+        if !std::mem::replace(&mut slept, true) {
             patience.renew();
         }
-        health.check()?;
         patience.wears_off(|| engine.waits_for())?;
         let mut fds = Vec::with_capacity(1 + engine.links().len());
         fds.push(interest(health.as_fd(), true, false));

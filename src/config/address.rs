@@ -26,6 +26,11 @@ impl Address {
         self.host.parse().ok()
     }
 
+    /// Whether it can only be this host, as far as it tells without being looked up.
+    pub fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.ip().is_some_and(|ip| ip.is_loopback())
+    }
+
     /// Every socket address that it stands for, at least one.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>> {
         let found: Vec<SocketAddr> = match (self.host.as_str(), self.port).to_socket_addrs() {

@@ -171,6 +171,16 @@ impl World {
         self.addresses[self.rank].len().max(1)
     }
 
+    /// Ranks that listen at this rank's host, as far as addresses tell.
+    pub fn ranks_here(&self) -> usize {
+        let host = |rank: &Vec<Address>| rank.first().map(|address| address.host.clone());
+        let own = host(&self.addresses[self.rank]);
+        let here = |rank: &&Vec<Address>| {
+            host(rank) == own || rank.first().is_some_and(Address::is_loopback)
+        };
+        self.addresses.iter().filter(here).count()
+    }
+
     /// Where a rank listens, for messages.
     pub fn address_of(&self, rank: usize) -> String {
         self.addresses[rank].first().map_or_else(String::new, Address::to_string)
