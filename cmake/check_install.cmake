@@ -18,8 +18,9 @@ function(run)
 endfunction()
 
 run("${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${prefix}")
-foreach(file include/mlxd.h bin/mlxd-launch bin/mlxd-bench ${LIBDIR}/libmlxd.a
-        ${LIBDIR}/libmlxd.so ${LIBDIR}/libmlxd.so.${VERSION} ${LIBDIR}/pkgconfig/mlxd.pc)
+foreach(file include/mlxd.h include/mlxd.hpp bin/mlxd-launch bin/mlxd-bench
+        ${LIBDIR}/libmlxd.a ${LIBDIR}/libmlxd.so ${LIBDIR}/libmlxd.so.${VERSION}
+        ${LIBDIR}/pkgconfig/mlxd.pc)
   if(NOT EXISTS "${prefix}/${file}")
     message(SEND_ERROR "not installed: ${file}")
   endif()

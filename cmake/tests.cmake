@@ -7,6 +7,7 @@ function(add_test_program name library)
   add_executable(${name} "${ctests_dir}/${ARGV2}")
   set_target_properties(${name} PROPERTIES
     C_STANDARD 11 C_STANDARD_REQUIRED ON C_EXTENSIONS OFF
+    CXX_STANDARD 17 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF
     RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/ctests")
   target_compile_options(${name} PRIVATE ${warnings})
   target_link_libraries(${name} PRIVATE ${library} Threads::Threads m)
@@ -14,7 +15,11 @@ endfunction()
 
 # add_rank_test(program label ranks...): one test for each number of ranks, under mlxd-launch.
 function(add_rank_test program label)
-  add_test_program(${program} mlxd::mlxd ${program}.c)
+  set(source ${program}.c)
+  if(EXISTS "${ctests_dir}/${program}.cpp")
+    set(source ${program}.cpp)
+  endif()
+  add_test_program(${program} mlxd::mlxd ${source})
   foreach(ranks IN LISTS ARGN)
     set(test ${program}_${ranks})
     set(labels ${label})
@@ -36,6 +41,7 @@ add_rank_test(matrix_p2p ring 1 2 3 4 5 8)
 add_rank_test(special_values ring 1 2 3 4 5 8)
 add_rank_test(groups ring 1 2 3 4 5 8)
 add_rank_test(concurrency ring 1 2 3 4 5 8)
+add_rank_test(hpp ring 1 2 3 4)
 add_rank_test(arguments contract 1 2 3 4 5 8)
 add_rank_test(restart contract 1 2 3 4 5 8)
 add_rank_test(failures faults 1 2 3 4 5 8)
@@ -78,6 +84,26 @@ foreach(standard 99 11 17)
 endforeach()
 foreach(standard 11 17 20)
   add_header_test(cxx${standard} "${CMAKE_CXX_COMPILER}" c++${standard} header.cpp)
+endforeach()
+
+# The C++ layer: alone, in every version that has what it needs, with more warnings than elsewhere;
+# and the mistakes that it refuses to compile, each with its reason.
+set(hpp_check "${CMAKE_CXX_COMPILER}" ${warnings} -Wconversion -Wshadow -fsyntax-only
+              "-I${PROJECT_SOURCE_DIR}/include" "${ctests_dir}/hpp_refused.cpp")
+foreach(standard 17 20 23)
+  if(cxx_std_${standard} IN_LIST CMAKE_CXX_COMPILE_FEATURES)
+    add_test(NAME header_hpp${standard}
+      COMMAND ${hpp_check} ${CMAKE_CXX${standard}_STANDARD_COMPILE_OPTION})
+    set_tests_properties(header_hpp${standard} PROPERTIES LABELS "contract;quick" TIMEOUT 60)
+  endif()
+endforeach()
+set(refused 0)
+foreach(reason "std::vector<bool> holds bits" "no dtype of mlxd.h" "the output is const"
+               "elements of different types" "deleted.*init" "deleted.*Group")
+  math(EXPR refused "${refused} + 1")
+  add_test(NAME hpp_refused_${refused} COMMAND ${hpp_check} -std=c++17 -DREFUSED=${refused})
+  set_tests_properties(hpp_refused_${refused} PROPERTIES
+    PASS_REGULAR_EXPRESSION "error: [^\n]*${reason}" LABELS "contract;quick" TIMEOUT 60)
 endforeach()
 
 # The library exports what the header declares, and needs nothing but libc.

@@ -8,7 +8,14 @@
 #endif
 
 #include <signal.h>
+#ifdef __cplusplus
+#include <atomic>
+using std::atomic_fetch_add;
+using std::atomic_load;
+using std::atomic_long;
+#else
 #include <stdatomic.h>
+#endif
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>

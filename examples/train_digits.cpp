@@ -4,7 +4,7 @@
 //
 //   forward pass      the loss of this rank's images
 //   backward pass     this rank's gradient, one layer at a time, the last layer first
-//   mlxd_all_sum      the gradient of the whole batch, on every rank
+//   mlxd::all_sum     the gradient of the whole batch, on every rank
 //   parameter step    the same on every rank, so that the replicas stay identical
 //
 // A batch holds the same images however many ranks share it, so the loss curve is the same too,
@@ -14,7 +14,7 @@
 //   mlxd-launch -n 4 ./train_digits
 
 #include "digits.hpp"
-#include "mlxd.h"
+#include "mlxd.hpp"
 
 #include <unistd.h>
 
@@ -115,53 +115,14 @@ Options parse_options(const std::vector<std::string>& arguments) {
 
 // ---- Communication ------------------------------------------------------------------------
 
-struct FreeGroup {
-    void operator()(mlxd_group* group) const { mlxd_group_free(group); }
-};
-struct FreeStream {
-    void operator()(mlxd_stream* stream) const { mlxd_stream_free(stream); }
-};
-
-// All ranks. A failed call becomes an exception that names the rank, the call, and what the
-// library says of it.
-class World {
-public:
-    // Unless a backend is demanded, a process that was started as part of no world runs alone.
-    explicit World(const std::string& backend)
-        : group_(mlxd_init(!backend.empty(), backend.empty() ? nullptr : backend.c_str())) {
-        if (!group_) fail("mlxd_init", mlxd_last_status());
-        rank_ = mlxd_group_rank(group());
-        if (rank_ < 0) fail("mlxd_group_rank", mlxd_last_status());
-        size_ = mlxd_group_size(group());
-        if (size_ < 0) fail("mlxd_group_size", mlxd_last_status());
-        const char* name = mlxd_group_backend(group());
-        if (name == nullptr) fail("mlxd_group_backend", mlxd_last_status());
-        backend_ = name;
-        if (backend_ == "nccl") {
-            throw std::runtime_error("nccl needs GPU memory and this program has none: try --backend ring");
-        }
+// All ranks. Unless a backend is demanded, a process that was started as part of no world runs alone.
+mlxd::Group join_world(const std::string& backend) {
+    mlxd::Group world = backend.empty() ? mlxd::init() : mlxd::init(true, backend);
+    if (world.backend() == "nccl") {
+        throw std::runtime_error("nccl needs GPU memory and this program has none: try --backend ring");
     }
-
-    mlxd_group* group() const { return group_.get(); }
-    std::size_t rank() const { return static_cast<std::size_t>(rank_); }
-    std::size_t size() const { return static_cast<std::size_t>(size_); }
-    const std::string& backend() const { return backend_; }
-
-    void check(const char* call, mlxd_status status) const {
-        if (status != MLXD_OK) fail(call, status);
-    }
-
-private:
-    [[noreturn]] void fail(const char* call, mlxd_status status) const {
-        const std::string cause = mlxd_last_error();  // a copy: the pointer is good until the next call
-        const std::string rank = rank_ < 0 ? "" : "rank " + std::to_string(rank_) + ": ";
-        throw std::runtime_error(rank + call + ": " + mlxd_status_name(status) + ": " + cause);
-    }
-
-    std::unique_ptr<mlxd_group, FreeGroup> group_;
-    int rank_ = -1, size_ = -1;
-    std::string backend_;
-};
+    return world;
+}
 
 // ---- Training -----------------------------------------------------------------------------
 
@@ -175,16 +136,15 @@ struct Epoch {
     double accuracy;  // percent of the test images, after the epoch
     double images;    // trained on
     double seconds;   // of training; testing and the sum of loss and accuracy are not in it
-    double waiting;   // seconds of these in mlxd_stream_synchronize: the communication that the
+    double waiting;   // seconds of these in Stream::synchronize: the communication that the
                       // backward pass could not hide, and waiting for slower ranks
 };
 
 class Trainer {
 public:
-    Trainer(const World& world, const Options& options, const Images& images)
+    Trainer(const mlxd::Group& world, const Options& options, const Images& images)
         : world_(world), options_(options), images_(images), random_(options.seed),
-          hidden_(PIXELS, options.hidden), output_(options.hidden, CLASSES), stream_(mlxd_stream_new()) {
-        if (!stream_) world_.check("mlxd_stream_new", mlxd_last_status());
+          hidden_(PIXELS, options.hidden), output_(options.hidden, CLASSES) {
         split_images();
         initialise_parameters();
     }
@@ -200,24 +160,18 @@ public:
         epoch.seconds = seconds_now() - start;
         epoch.images = static_cast<double>(train_.size());
 
-        double sums[] = {loss, count_correct_tests()};
-        world_.check("mlxd_all_sum", mlxd_all_sum(world_.group(), sums, sums, 2, MLXD_FLOAT64, nullptr));
-        epoch.loss = sums[0] / epoch.images;
-        epoch.accuracy = 100 * sums[1] / static_cast<double>(test_.size());
+        const double correct = mlxd::all_sum(count_correct_tests(), world_);
+        epoch.loss = mlxd::all_sum(loss, world_) / epoch.images;
+        epoch.accuracy = 100 * correct / static_cast<double>(test_.size());
         return epoch;
     }
 
     // Every rank took every step itself. If they now differ in a single bit, the sums did.
     void check_replicas() const {
         for (const Layer* layer : {&hidden_, &output_}) {
-            const float* mine = layer->parameters.data();
-            const std::size_t count = layer->parameters.size();
-            Floats low(count), high(count);
-            world_.check("mlxd_all_min",
-                         mlxd_all_min(world_.group(), mine, low.data(), count, MLXD_FLOAT32, nullptr));
-            world_.check("mlxd_all_max",
-                         mlxd_all_max(world_.group(), mine, high.data(), count, MLXD_FLOAT32, nullptr));
-            if (std::memcmp(low.data(), high.data(), count * sizeof(float)) != 0) {
+            const Floats low = mlxd::all_min(layer->parameters, world_);
+            const Floats high = mlxd::all_max(layer->parameters, world_);
+            if (std::memcmp(low.data(), high.data(), low.size() * sizeof(float)) != 0) {
                 throw std::runtime_error("the ranks' parameters differ");
             }
         }
@@ -243,16 +197,16 @@ private:
         Random draws(options_.seed + 1);  // its own: random_ has to stay in step on all ranks
         for (Layer* layer : {&hidden_, &output_}) {
             if (world_.rank() == 0) layer->initialise(draws);
-            Floats& values = layer->parameters;
-            world_.check("mlxd_broadcast", mlxd_broadcast(world_.group(), values.data(), values.size(),
-                                                          MLXD_FLOAT32, 0, nullptr));
+            mlxd::broadcast(layer->parameters, 0, world_);
         }
     }
 
     // This rank's share of positions begin..end-1. Shares differ by at most one image; some are
     // empty if there are more ranks than images, and such a rank still takes part in every sum.
     Images share(const Indices& order, std::size_t begin, std::size_t end) const {
-        const std::size_t whole = end - begin, rank = world_.rank(), size = world_.size();
+        const auto rank = static_cast<std::size_t>(world_.rank());
+        const auto size = static_cast<std::size_t>(world_.size());
+        const std::size_t whole = end - begin;
         return gather(images_, order, begin + whole * rank / size, begin + whole * (rank + 1) / size);
     }
 
@@ -278,7 +232,7 @@ private:
 
         // step 3: until this returns, the gradients are the library's
         const double start = seconds_now();
-        world_.check("mlxd_stream_synchronize", mlxd_stream_synchronize(stream_.get()));
+        stream_.synchronize();
         waiting += seconds_now() - start;
 
         // step 4: the sum over the batch becomes a mean; every rank takes the same step
@@ -291,9 +245,7 @@ private:
 
     // Queues the sum of a layer's gradient over all ranks, in place.
     void start_sum(Layer& layer) const {
-        Floats& sum = layer.gradient;
-        world_.check("mlxd_all_sum", mlxd_all_sum(world_.group(), sum.data(), sum.data(), sum.size(),
-                                                  MLXD_FLOAT32, stream_.get()));
+        mlxd::all_sum(layer.gradient, layer.gradient, world_, stream_);
     }
 
     // In this rank's share of the test images.
@@ -304,14 +256,14 @@ private:
         return static_cast<double>(count_correct(output_.forward(activations), tests.labels));
     }
 
-    const World& world_;
+    const mlxd::Group& world_;
     const Options& options_;
     const Images& images_;
     Random random_;
     Indices train_, test_;  // which images, in which order
     Layer hidden_, output_;
     // Last, so that it is freed first: that waits for sums which still use the layers' gradients.
-    std::unique_ptr<mlxd_stream, FreeStream> stream_;
+    mlxd::Stream stream_;
 };
 
 // ---- Report -------------------------------------------------------------------------------
@@ -329,9 +281,9 @@ public:
         if (redraws_ && done_ > 0 && done_ < epochs_) std::puts("");  // leave the bar; an error follows
     }
 
-    void start(const World& world, const Trainer& trainer) const {
-        std::printf("world: backend %s, %zu %s; %zu training and %zu test images; %zu parameters\n",
-                    world.backend().c_str(), world.size(), world.size() == 1 ? "rank" : "ranks",
+    void start(const mlxd::Group& world, const Trainer& trainer) const {
+        std::printf("world: backend %s, %d %s; %zu training and %zu test images; %zu parameters\n",
+                    world.backend().data(), world.size(), world.size() == 1 ? "rank" : "ranks",
                     trainer.train_images(), trainer.test_images(), trainer.parameters());
         std::fflush(stdout);
     }
@@ -361,7 +313,7 @@ public:
         std::printf("test accuracy %.2f %%\n", last_.accuracy);
         std::printf("final loss %.6f\n", last_.loss);
         std::printf("speed %.0f images/s, %.2f s of training\n", speed(total_), total_.seconds);
-        std::printf("communication %.1f %% (rank 0's training time in mlxd_stream_synchronize)\n",
+        std::printf("communication %.1f %% (rank 0's training time in mlxd::Stream::synchronize)\n",
                     waiting_share(total_));
         std::fflush(stdout);
     }
@@ -386,7 +338,7 @@ private:
 // Whether the network ended accurate enough; the answer is the same on every rank.
 bool train(const Options& options) {
     const Images images = load(options.data);  // first: no peer then waits for a rank without data
-    const World world(options.backend);
+    const mlxd::Group world = join_world(options.backend);
     Trainer trainer(world, options, images);
     std::unique_ptr<Report> report;
     if (world.rank() == 0) report = std::make_unique<Report>(options);
@@ -419,6 +371,10 @@ int main(int argc, char** argv) {
     } catch (const UsageError& error) {
         std::fprintf(stderr, "train_digits: %s (--help lists the options)\n", error.what());
         return 2;
+    } catch (const mlxd::Error& error) {
+        const std::string name(mlxd::status_name(error.status()));
+        std::fprintf(stderr, "train_digits: %s: %s\n", name.c_str(), error.what());
+        return 1;
     } catch (const std::exception& error) {
         std::fprintf(stderr, "train_digits: %s\n", error.what());
         return 1;

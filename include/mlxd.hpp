@@ -19,8 +19,8 @@
 /// **Groups.** A call without a group uses the *default world*, the one that init() returns. It is
 /// started by the first such call and kept until finalize() or the end of the process. If it fails,
 /// calls without a group throw that failure until the program has called init() or finalize(). The
-/// end of the process says goodbye to the other ranks: calls that destructors of static objects make
-/// after that throw Status::aborted.
+/// end of the process says goodbye to the other ranks: calls that destructors of static objects
+/// make after that throw Status::aborted.
 ///
 /// **Buffers.** A range is whatever has data() and size(), such as std::vector, std::array, Span
 /// and std::span, or an array. An operation comes in up to four forms:
@@ -110,7 +110,7 @@ enum class Status : mlxd_status {
 /// A call that failed: its status, and in what() a sentence that says what was wrong, where, and
 /// what would be right.
 class Error : public std::runtime_error {
-  public:
+public:
     /// An error with this status and sentence.
     Error(Status status, const std::string &message)
         : std::runtime_error(message), status_(status) {
@@ -121,20 +121,27 @@ class Error : public std::runtime_error {
         return status_;
     }
 
-  private:
+private:
     Status status_;
 };
 
 namespace detail {
 
-/// Throws what the last call of this thread failed with.
+// Throws what this thread's last call failed with. A thread that is ending may have forgotten it.
+[[noreturn]] inline void fail(mlxd_status status) {
+    const std::string_view message = mlxd_last_error();
+    throw Error(status == MLXD_OK ? Status::internal : static_cast<Status>(status),
+                std::string(message.empty() ? mlxd_status_name(status) : message));
+}
+
+// The same for a call that returned no status.
 [[noreturn]] inline void throw_last() {
-    throw Error(static_cast<Status>(mlxd_last_status()), mlxd_last_error());
+    fail(mlxd_last_status());
 }
 
 inline void check(mlxd_status status) {
     if (status != MLXD_OK) {
-        throw Error(static_cast<Status>(status), mlxd_last_error());
+        fail(status);
     }
 }
 
@@ -171,13 +178,12 @@ template <class T>
 struct DtypeOf<T,
                std::enable_if_t<std::is_integral_v<T> && !std::is_same_v<T, bool> &&
                                 !std::is_const_v<T> && !std::is_volatile_v<T> && sizeof(T) <= 8>> {
+    static constexpr bool is_signed = std::is_signed_v<T>; ///< Whether there are negative ones.
     /// One of the eight integer types.
-    static constexpr mlxd_dtype value =
-        sizeof(T) == 1        ? std::is_signed_v<T> ? MLXD_INT8 : MLXD_UINT8
-        : sizeof(T) == 2      ? std::is_signed_v<T> ? MLXD_INT16 : MLXD_UINT16
-        : sizeof(T) == 4      ? std::is_signed_v<T> ? MLXD_INT32 : MLXD_UINT32
-        : std::is_signed_v<T> ? MLXD_INT64
-                              : MLXD_UINT64;
+    static constexpr mlxd_dtype value = sizeof(T) == 1   ? (is_signed ? MLXD_INT8 : MLXD_UINT8)
+                                        : sizeof(T) == 2 ? (is_signed ? MLXD_INT16 : MLXD_UINT16)
+                                        : sizeof(T) == 4 ? (is_signed ? MLXD_INT32 : MLXD_UINT32)
+                                                         : (is_signed ? MLXD_INT64 : MLXD_UINT64);
 };
 
 template <> struct DtypeOf<std::byte> : std::integral_constant<mlxd_dtype, MLXD_UINT8> {};
@@ -210,7 +216,7 @@ template <class T> inline constexpr mlxd_dtype dtype = DtypeOf<std::remove_cv_t<
 /// A view of `size()` elements one after the other: std::span for C++17. Made from whatever has
 /// data() and size(), from arrays, and from a pointer and a count. Owns nothing.
 template <class T> class Span {
-  public:
+public:
     using element_type = T;                 ///< const where only read
     using value_type = std::remove_cv_t<T>; ///< without const
     using iterator = T *;                   ///< random access
@@ -260,7 +266,7 @@ template <class T> class Span {
         return {data_ + first, count};
     }
 
-  private:
+private:
     T *data_ = nullptr;
     std::size_t size_ = 0;
 };
@@ -326,7 +332,7 @@ template <class X> using ViewedElement = typename decltype(view(std::declval<X &
 /// Any thread may use it while none moves or destroys it. `const` is about the handle: a const
 /// Group can take part in every operation.
 class Group {
-  public:
+public:
     /// An empty group.
     Group() noexcept = default;
 
@@ -403,7 +409,7 @@ class Group {
         detail::check(mlxd_group_abort(native()));
     }
 
-  private:
+private:
     struct Free {
         void operator()(mlxd_group *handle) const noexcept {
             mlxd_group_free(handle);
@@ -426,7 +432,7 @@ class Group {
 /// Destroying it waits for what is queued, so that buffers may be freed after it: declare the
 /// stream after the buffers. Failures that no synchronize() asked for are lost then.
 class Stream {
-  public:
+public:
     /// A new, empty queue with a thread.
     Stream() : Stream(mlxd_stream_new()) {
         if (!handle_) {
@@ -464,7 +470,7 @@ class Stream {
         detail::check(mlxd_stream_synchronize(native()));
     }
 
-  private:
+private:
     struct Free {
         void operator()(mlxd_stream *handle) const noexcept {
             mlxd_stream_free(handle);
@@ -482,7 +488,7 @@ class Stream {
 /// Settings of one start, each named like the environment variable that it overrides. Can be moved,
 /// not copied; one thread at a time may use it.
 class Options {
-  public:
+public:
     /// Gathers `bytes` bytes from every rank: `src` has this rank's, `dst` has room for all of them
     /// and gets them in rank order. An exception fails the start.
     using AllGather = std::function<void(const void *src, void *dst, std::size_t bytes)>;
@@ -515,7 +521,7 @@ class Options {
         return handle_.get();
     }
 
-  private:
+private:
     struct Free {
         void operator()(mlxd_options *handle) const noexcept {
             mlxd_options_free(handle);
@@ -548,7 +554,7 @@ inline Group started(mlxd_group *handle) {
 
 // The handle behind the calls without a group.
 class DefaultWorld {
-  public:
+public:
     // Never destroyed, so that destructors of static objects may still ask for it. The library says
     // goodbye to the peers when the process ends, whoever holds the world.
     static DefaultWorld &instance() {
@@ -586,7 +592,7 @@ class DefaultWorld {
         }
     }
 
-  private:
+private:
     std::mutex mutex_;
     std::shared_ptr<const Group> group_;
 };
@@ -632,7 +638,7 @@ inline void finalize() {
 
 /// The group argument of every operation: a Group, or nothing or `{}` for the default world.
 class GroupRef {
-  public:
+public:
     /// The default world, started now if there is none.
     GroupRef() : kept_(detail::DefaultWorld::instance().get()), handle_(kept_->native()) {
     }
@@ -656,7 +662,7 @@ class GroupRef {
         return not_negative(mlxd_group_rank(handle_));
     }
 
-  private:
+private:
     static std::size_t not_negative(std::int32_t number) {
         if (number < 0) {
             detail::throw_last();
@@ -670,7 +676,7 @@ class GroupRef {
 
 /// The stream argument of every operation: a Stream, or nothing to wait for the result.
 class StreamRef {
-  public:
+public:
     /// No stream: the call blocks.
     StreamRef() noexcept = default;
 
@@ -686,7 +692,7 @@ class StreamRef {
         return handle_;
     }
 
-  private:
+private:
     mlxd_stream *handle_ = nullptr;
 };
 
@@ -724,9 +730,8 @@ inline std::size_t block(const char *name, std::size_t count, std::size_t ranks)
 template <class In, class Out> void check_types() {
     static_assert(std::is_same_v<ViewedElement<In>, ViewedElement<Out>>,
                   "input and output have elements of different types");
-    static_assert(
-        !std::is_const_v<std::remove_pointer_t<decltype(std::data(std::declval<Out &>()))>>,
-        "the output is const");
+    static_assert(!std::is_const_v<typename decltype(view(std::declval<Out &>()))::element_type>,
+                  "the output is const");
 }
 
 // Input and output of one size.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::backend::{Backend, Collective, Limits, Message, Operation};
 use crate::call::Verb;
 use crate::dtype::Dtype;
@@ -21,6 +23,8 @@ pub struct Group {
     rank: usize,
     size: usize,
     order: Order,
+    /// Held from taking a ticket to putting it on a stream.
+    submitting: Mutex<()>,
     /// Of a group without a backend.
     health: Health,
     /// In milliseconds, 0 for no limit.
@@ -76,6 +80,7 @@ impl Group {
             rank: 0,
             size: 1,
             order: Order::default(),
+            submitting: Mutex::default(),
             health: Health::new()?,
             timeout: milliseconds(limits.operation),
             recv_timeout: milliseconds(limits.recv),
@@ -158,15 +163,19 @@ impl Group {
         self.health().check().map_err(|e| e.at(self.scene(name)))?;
         // A message without a peer is refused above, so the ranks fit.
         let (queues, operation) = self.place(&request);
-        let ticket = self.order.ticket(queues);
+        let limits = self.limits();
         let Some(stream) = stream else {
+            let ticket = self.order.ticket(queues);
             // SAFETY: as this function's contract says.
-            return unsafe { self.execute(operation, ticket) };
+            return unsafe { self.execute(operation, ticket, limits) };
         };
+        // On one stream, tickets must come in the order in which they run.
+        let _one_at_a_time = self.submitting.lock();
+        let ticket = self.order.ticket(queues);
         let group = self.clone();
         stream.push(move || {
             // SAFETY: as this function's contract says.
-            unsafe { group.execute(operation, ticket) }
+            unsafe { group.execute(operation, ticket, limits) }
         })
     }
 
@@ -199,8 +208,14 @@ impl Group {
         }
     }
 
-    unsafe fn execute(&self, mut operation: Operation, ticket: Ticket) -> Result<()> {
-        let _turn = self.order.turn(ticket);
+    unsafe fn execute(
+        &self,
+        mut operation: Operation,
+        ticket: Ticket,
+        limits: Limits,
+    ) -> Result<()> {
+        let turn = self.order.turn(ticket, self.health());
+        let _turn = turn.map_err(|e| e.at(self.scene(operation.name())))?;
         match &mut operation {
             Operation::Collective { sequence, .. } => *sequence = ticket.place(Queue::Collectives),
             Operation::Exchange { send, recv, .. } => {
@@ -214,7 +229,7 @@ impl Group {
         }
         let outcome = match (&self.backend, &operation) {
             // SAFETY: as for `submit`.
-            (Some(backend), _) => unsafe { backend.run(&operation, self.limits()) },
+            (Some(backend), _) => unsafe { backend.run(&operation, limits) },
             // SAFETY: as for `submit`.
             (None, Operation::Collective { collective, .. }) => unsafe { self.copy(collective) },
             // Refused when it was checked: there is no other rank.
@@ -244,7 +259,7 @@ impl Group {
             )));
         }
         let ticket = self.order.ticket([Some(Queue::Collectives), None]);
-        let _turn = self.order.turn(ticket);
+        let _turn = self.order.turn(ticket, self.health()).map_err(at)?;
         self.health().check().map_err(at)?;
         let limits = self.limits();
         let Some(backend) = &self.backend else {
@@ -375,7 +390,7 @@ fn range(
 }
 
 fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
-    a.start < b.end && b.start < a.end
+    !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end
 }
 
 #[cfg(test)]

@@ -2,9 +2,16 @@
 //!
 //! Collectives are one queue; so are the sends to each rank and the receives from each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+
+use crate::error::Result;
+use crate::health::Health;
+
+/// 100 ms: how often one that waits for its turn looks whether the group has failed meanwhile.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A queue of operations that run one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,11 +38,24 @@ impl Ticket {
     }
 }
 
-/// How many tickets a queue has given out, and how many of them are done with.
+/// The tickets of one queue.
 #[derive(Debug, Default)]
 struct Counts {
+    /// How many were given out.
     given: u64,
+    /// How many of them, from the first on, are done with.
     done: u64,
+    /// Those that are done with out of turn.
+    early: BTreeSet<u64>,
+}
+
+impl Counts {
+    fn finish(&mut self, place: u64) {
+        self.early.insert(place);
+        while self.early.remove(&self.done) {
+            self.done += 1;
+        }
+    }
 }
 
 /// The queues of one group.
@@ -59,10 +79,13 @@ impl Order {
         Ticket { places }
     }
 
-    /// Waits until everything before this ticket is done; what is returned ends the turn.
+    /// Waits until everything before this ticket is done; what is returned ends the turn. The cause,
+    /// and no turn, if the group fails before.
     ///
     /// No deadline: the operations before have theirs.
-    pub fn turn(&self, ticket: Ticket) -> Turn<'_> {
+    pub fn turn(&self, ticket: Ticket, health: &Health) -> Result<Turn<'_>> {
+        // Whatever comes of it, the places are done with once this is dropped.
+        let turn = Turn { order: self, ticket };
         let mut all = self.queues.lock();
         let ready = |all: &HashMap<Queue, Counts>| {
             let next =
@@ -70,9 +93,13 @@ impl Order {
             ticket.places.iter().flatten().all(next)
         };
         while !ready(&all) {
-            self.turned.wait(&mut all);
+            if let Err(cause) = health.check() {
+                drop(all);
+                return Err(cause);
+            }
+            self.turned.wait_for(&mut all, LOOK);
         }
-        Turn { order: self, ticket }
+        Ok(turn)
     }
 }
 
@@ -86,8 +113,8 @@ pub struct Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut all = self.order.queues.lock();
-        for (queue, _) in self.ticket.places.iter().flatten() {
-            all.entry(*queue).or_default().done += 1;
+        for (queue, place) in self.ticket.places.iter().flatten() {
+            all.entry(*queue).or_default().finish(*place);
         }
         drop(all);
         self.order.turned.notify_all();
@@ -97,6 +124,7 @@ impl Drop for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Error, Status};
     use std::sync::Arc;
     use std::sync::mpsc::channel;
     use std::time::Duration;
@@ -114,7 +142,7 @@ mod tests {
             .map(|(number, ticket)| {
                 let (order, done) = (order.clone(), done.clone());
                 std::thread::spawn(move || {
-                    let _turn = order.turn(ticket);
+                    let _turn = order.turn(ticket, &Health::new().unwrap()).unwrap();
                     std::thread::sleep(Duration::from_millis(5));
                     done.send(number).unwrap();
                 })
@@ -127,13 +155,26 @@ mod tests {
 
     #[test]
     fn queues_do_not_wait_for_each_other() {
-        let order = Order::default();
+        let (order, health) = (Order::default(), Health::new().unwrap());
         let recv = order.ticket([Some(Queue::RecvsFrom(1)), None]);
-        let _waiting = order.turn(recv);
+        let _waiting = order.turn(recv, &health).unwrap();
         for queue in [Queue::Collectives, Queue::SendsTo(1), Queue::RecvsFrom(2)] {
             let ticket = order.ticket([Some(queue), None]);
             assert_eq!(ticket.place(queue), 0);
-            drop(order.turn(ticket));
+            drop(order.turn(ticket, &health).unwrap());
         }
+    }
+
+    #[test]
+    fn a_failed_group_lets_go_of_those_who_wait() {
+        let (order, health) = (Order::default(), Health::new().unwrap());
+        let ticket = || order.ticket([Some(Queue::Collectives), None]);
+        let (first, second, third) = (ticket(), ticket(), ticket());
+        let running = order.turn(first, &health).unwrap();
+        health.fail(Error::new(Status::Aborted, "enough"));
+        assert_eq!(order.turn(second, &health).unwrap_err().message, "enough");
+        drop(running);
+        // The place that was given up does not hold up those behind it.
+        drop(order.turn(third, &health).unwrap());
     }
 }

@@ -13,8 +13,9 @@ type Job = Box<dyn FnOnce() -> Result<()> + Send>;
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    /// Whether a job is running.
-    busy: bool,
+    /// How many were ever put here, and how many of them have run.
+    pushed: u64,
+    run: u64,
     closed: bool,
     failure: Option<Error>,
 }
@@ -42,7 +43,10 @@ impl Stream {
 
     /// Queues a job.
     pub fn push(&self, job: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-        self.shared.queue.lock().jobs.push_back(Box::new(job));
+        let mut queue = self.shared.queue.lock();
+        queue.jobs.push_back(Box::new(job));
+        queue.pushed += 1;
+        drop(queue);
         self.shared.changed.notify_all();
         Ok(())
     }
@@ -51,7 +55,8 @@ impl Stream {
     /// operations have deadlines of their own.
     pub fn synchronize(&self) -> Result<()> {
         let mut queue = self.shared.queue.lock();
-        while queue.busy || !queue.jobs.is_empty() {
+        let pushed = queue.pushed;
+        while queue.run < pushed {
             self.shared.changed.wait(&mut queue);
         }
         queue.failure.take().map_or(Ok(()), Err)
@@ -63,11 +68,10 @@ impl Shared {
         let mut queue = self.queue.lock();
         loop {
             if let Some(job) = queue.jobs.pop_front() {
-                queue.busy = true;
                 drop(queue);
                 let outcome = crate::thread::quietly(job).unwrap_or_else(Err);
                 queue = self.queue.lock();
-                queue.busy = false;
+                queue.run += 1;
                 if let (Err(e), None) = (outcome, &queue.failure) {
                     queue.failure = Some(e);
                 }

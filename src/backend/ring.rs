@@ -15,14 +15,16 @@ use crate::collective::links::{Links, Way};
 use crate::collective::schedule::{Buffer, Schedule, Span, Step};
 use crate::collective::{plan, reduction};
 use crate::config::RingStart;
-use crate::control::{self, LaneKey, Member, Purpose, Reactor, World};
+use crate::control::{self, LaneKey, Member, Purpose, Reactor, Seat};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, Status, fail};
 use crate::health::Health;
 use crate::reduce::kernel;
+use crate::thread::quietly;
 use crate::transport::Link;
 use crate::transport::late::LateLink;
 use crate::transport::tcp::TcpLink;
+use crate::wait::Deadline;
 
 /// How long a broken link waits for the control plane to say why: a failed group's links are closed
 /// just after its ranks were told the cause.
@@ -33,7 +35,7 @@ type Lanes = Vec<Box<dyn Link>>;
 
 /// A group over links.
 pub struct Ring {
-    world: Arc<World>,
+    world: Arc<Seat>,
     member: Member,
     rank: usize,
     /// Whether every rank of this host has a core of its own.
@@ -51,18 +53,26 @@ impl Ring {
     pub fn start(plan: &RingStart, reactor: &Arc<Reactor>) -> Result<Ring> {
         let member = member(0, (0..plan.size).collect())?;
         let world = control::start(plan, reactor, member.clone())?;
-        let ring = Ring::new(world, member);
+        let ring = Ring::new(Arc::new(world), member);
         // Neighbours at once, so that a start tells of a lane that does not work; the other ranks,
         // like all ranks of parts of the world, when they are first needed.
         let (rank, size) = (plan.rank, plan.size);
         let mut neighbours = vec![(rank + 1) % size, (rank + size - 1) % size];
         neighbours.dedup();
-        let connected = ring.connect(&mut ring.collectives.lock().1, &neighbours);
-        connected.map_err(|e| ring.failed(e))?;
+        for peer in neighbours {
+            let links = &mut ring.collectives.lock().1;
+            let connected = ring.connect(links, &[peer], Deadline::NEVER);
+            // One that has left already will be missed when it is needed.
+            if let Err(e) = connected
+                && !(e.status == Status::PeerLost && ring.has_left(peer))
+            {
+                return Err(ring.failed(e, Some(peer)));
+            }
+        }
         Ok(ring)
     }
 
-    fn new(world: Arc<World>, member: Member) -> Ring {
+    fn new(world: Arc<Seat>, member: Member) -> Ring {
         let rank = member.ranks.iter().position(|rank| *rank == world.rank).unwrap_or(0);
         let links = Links::new(world.lanes());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -79,11 +89,11 @@ impl Ring {
     }
 
     /// Connects those of `peers` that are not: the lower rank calls.
-    fn connect(&self, links: &mut Links, peers: &[usize]) -> Result<()> {
+    fn connect(&self, links: &mut Links, peers: &[usize], deadline: Deadline) -> Result<()> {
         for &peer in peers {
             if !links.has(peer, Way::Out) {
                 let lanes = match peer > self.rank {
-                    true => self.call(peer, Purpose::Collective)?,
+                    true => self.call(peer, Purpose::Collective, deadline)?,
                     false => self.await_call(peer, Purpose::Collective)?,
                 };
                 links.add(peer, &[Way::Out, Way::In], lanes);
@@ -92,8 +102,14 @@ impl Ring {
         Ok(())
     }
 
+    /// Whether a rank that does not answer any more has left in good order; waits a moment for it, or
+    /// for another cause, to be known.
+    fn has_left(&self, peer: usize) -> bool {
+        self.world.has_left(self.member.ranks[peer], &self.member.health, WHY)
+    }
+
     /// All lanes to a peer, called from here.
-    fn call(&self, peer: usize, purpose: Purpose) -> Result<Lanes> {
+    fn call(&self, peer: usize, purpose: Purpose, deadline: Deadline) -> Result<Lanes> {
         let to = self.member.ranks[peer];
         (0..self.world.lanes() as u16)
             .map(|lane| {
@@ -101,7 +117,7 @@ impl Ring {
                     LaneKey { group: self.member.group, from: self.world.rank, purpose, lane };
                 let stream = self
                     .world
-                    .call_peer(key, to, &self.member.health)
+                    .call_peer(key, to, &self.member.health, deadline)
                     .map_err(|e| e.at(format_args!("no connection to rank {peer}")))?;
                 tcp(stream, self.name_of(peer))
             })
@@ -115,7 +131,7 @@ impl Ring {
             .map(|lane| {
                 let key = LaneKey { group: self.member.group, from, purpose, lane };
                 let wake = self.world.expect_lane(key)?;
-                let (world, name) = (self.world.clone(), self.name_of(peer));
+                let (world, name) = (Arc::clone(&self.world), self.name_of(peer));
                 let arrive = move || {
                     let stream = world.take_lane(key);
                     let stream =
@@ -135,7 +151,7 @@ impl Ring {
     unsafe fn collective(&self, call: Call, c: &Collective, limits: Limits) -> Result<()> {
         let (before, wrong) = self.member.calls.begin(call);
         if let Some((peer, theirs)) = wrong {
-            return Err(self.failed(mismatch(self.rank, &call, peer, &theirs)));
+            return Err(self.failed(mismatch(self.rank, &call, peer, &theirs), None));
         }
         if c.count == 0 && c.verb != Verb::Barrier {
             return Ok(());
@@ -154,12 +170,14 @@ impl Ring {
             expected: header,
         };
         let (engine, links) = &mut *self.collectives.lock();
-        let outcome = self
-            .connect(links, &schedule.peers())
-            .and_then(|()| engine.begin(&schedule, job, links))
+        // A panic must leave no posts behind that point into the caller's memory.
+        let outcome = quietly(|| {
+            self.connect(links, &schedule.peers(), patience.deadline())?;
+            engine.begin(&schedule, job, links)?;
             // SAFETY: the caller vouches for the memory; schedules stay within it.
-            .and_then(|()| unsafe { drive(engine, links, &self.member.health, &mut patience) });
-        outcome.map_err(|e| self.broken(e, links))
+            unsafe { drive(engine, links, &self.member.health, &mut patience) }
+        });
+        outcome.unwrap_or_else(Err).map_err(|e| self.broken(e, engine, links))
     }
 
     unsafe fn exchange(
@@ -179,7 +197,9 @@ impl Ring {
             let known = self.lanes.lock().remove(&(send.peer, Way::Out));
             let lanes = match known {
                 Some(lanes) => lanes,
-                None => self.call(send.peer, Purpose::Message).map_err(|e| self.failed(e))?,
+                None => self
+                    .call(send.peer, Purpose::Message, patience.deadline())
+                    .map_err(|e| self.failed(e, Some(send.peer)))?,
             };
             links.add(send.peer, &[Way::Out], lanes);
             schedule.steps.push(Step::Send { to: send.peer, from: all(Buffer::Input, send.count) });
@@ -188,7 +208,9 @@ impl Ring {
             let known = self.lanes.lock().remove(&(recv.peer, Way::In));
             let lanes = match known {
                 Some(lanes) => lanes,
-                None => self.await_call(recv.peer, Purpose::Message).map_err(|e| self.failed(e))?,
+                None => self
+                    .await_call(recv.peer, Purpose::Message)
+                    .map_err(|e| self.failed(e, Some(recv.peer)))?,
             };
             links.add(recv.peer, &[Way::In], lanes);
             let into = all(Buffer::Output, recv.count);
@@ -209,13 +231,12 @@ impl Ring {
             expected: recv.map_or(call(0, 0), |m| call(m.sequence, m.count)),
         };
         let mut engine = self.engines.lock().pop().unwrap_or_default();
-        let outcome = engine
-            .begin(&schedule, job, &links)
+        let outcome = quietly(|| {
+            engine.begin(&schedule, job, &links)?;
             // SAFETY: the caller vouches for the memory of both messages.
-            .and_then(|()| unsafe {
-                drive(&mut engine, &mut links, &self.member.health, &mut patience)
-            });
-        outcome.map_err(|e| self.broken(e, &mut links))?;
+            unsafe { drive(&mut engine, &mut links, &self.member.health, &mut patience) }
+        });
+        outcome.unwrap_or_else(Err).map_err(|e| self.broken(e, &engine, &mut links))?;
         self.engines.lock().push(engine);
         let mut used = links.take().into_iter();
         let mut known = self.lanes.lock();
@@ -228,17 +249,19 @@ impl Ring {
 
     /// Fails the group with this error, or what caused it, and returns that. The links are closed
     /// after that, so that the other ranks learn the cause before they see its consequence.
-    fn broken(&self, error: Error, links: &mut Links) -> Error {
-        let error = self.failed(error);
+    fn broken(&self, error: Error, engine: &Engine, links: &mut Links) -> Error {
+        let error = self.failed(error, engine.broke_with());
         links.close();
         error
     }
 
-    fn failed(&self, mut error: Error) -> Error {
-        if error.status == Status::PeerLost
-            && let Some(rank) = self.world.who_left(&self.member, WHY)
-        {
-            error.message = format!("rank {rank} has left, but is still needed");
+    /// Fails the group with this error, or what caused it, and returns that. `peer` is the rank that
+    /// it has to do with, if it is one.
+    fn failed(&self, mut error: Error, peer: Option<usize>) -> Error {
+        // This rank itself has not left: without a peer that only waits for another cause.
+        let peer = peer.unwrap_or(self.rank);
+        if error.status == Status::PeerLost && self.has_left(peer) {
+            error.message = format!("{} has left, but is still needed", self.name_of(peer));
         }
         self.world.fail_group(self.member.group, &error, true);
         self.member.health.check().err().unwrap_or(error)
@@ -331,7 +354,12 @@ impl Backend for Ring {
     }
 
     fn leave(&self) {
-        self.world.finalize();
+        self.world.leave();
+        // Operations that are under way have been woken; what they use is closed once they are gone.
+        if let Some(mut collectives) = self.collectives.try_lock_for(WHY) {
+            collectives.1.close();
+        }
+        self.lanes.lock().clear();
     }
 }
 

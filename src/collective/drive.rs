@@ -44,6 +44,11 @@ impl<'a> Patience<'a> {
         self.notice = Deadline::after(Some(FIRST_NOTICE));
     }
 
+    /// When it ends if there is no progress.
+    pub fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
     /// How long to sleep at most.
     pub fn next(&self) -> Deadline {
         self.deadline.or(self.notice)
@@ -84,6 +89,7 @@ pub unsafe fn drive(
             Advance::Done => return Ok(()),
             Advance::Moved => {
                 (stuck, slept) = (None, false);
+                health.check()?;
                 continue;
             }
             Advance::Stuck => health.check()?,
@@ -100,7 +106,8 @@ pub unsafe fn drive(
         let mut fds = Vec::with_capacity(1 + engine.links().len());
         fds.push(interest(health.as_fd(), true, false));
         for number in engine.links() {
-            if let Some(waiting) = links.get(*number).interest() {
+            // One that waits for nothing would still be reported when it is closed, without end.
+            if let Some(waiting) = links.get(*number).interest().filter(|i| i.read || i.write) {
                 fds.push(interest(waiting.fd, waiting.read, waiting.write));
             }
         }

@@ -129,6 +129,8 @@ pub struct Engine {
     copies: Vec<u32>,
     scratch: Vec<u8>,
     unfinished: usize,
+    /// The peer whose link broke.
+    broke_with: Option<usize>,
 }
 
 // SAFETY: the addresses in it are used in `advance` only, whose callers vouch for them.
@@ -143,8 +145,12 @@ impl Engine {
         self.directions.clear();
         self.links.clear();
         self.copies.clear();
+        self.broke_with = None;
         let scratch = schedule.scratch * job.size;
         if self.scratch.len() < scratch {
+            if self.scratch.try_reserve_exact(scratch - self.scratch.len()).is_err() {
+                fail!(System, "no memory for {scratch} bytes of scratch space");
+            }
             self.scratch.resize(scratch, 0);
         }
         let scratch = self.scratch.as_mut_ptr() as usize;
@@ -314,7 +320,14 @@ impl Engine {
         }
         let mut moved = false;
         for link in &self.links {
-            moved |= links.get_mut(*link).progress()?;
+            match links.get_mut(*link).progress() {
+                Ok(some) => moved |= some,
+                Err(e) => {
+                    let direction = self.directions.iter().find(|d| d.link == *link);
+                    self.broke_with = direction.map(|direction| direction.peer);
+                    return Err(e);
+                }
+            }
         }
         for at in 0..self.directions.len() {
             self.count(at, links);
@@ -437,6 +450,11 @@ impl Engine {
             self.unfinished -= 1;
         }
         end > part.done
+    }
+
+    /// The peer whose link broke, after an error.
+    pub fn broke_with(&self) -> Option<usize> {
+        self.broke_with
     }
 
     /// The numbers of the links in use.

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -10,6 +11,10 @@ use super::handshake::{self, CHALLENGE_BYTES, Challenge, Hello, Side};
 use super::message::Message;
 use crate::error::{Error, Result, Status, fail};
 use crate::wait::{Deadline, interest, wait};
+
+/// 3 s for an address when there are others to try: enough for a handshake across the world and one
+/// lost packet.
+const NOT_THE_LAST: Duration = Duration::from_secs(3);
 
 /// What a call is made with.
 #[derive(Clone, Copy)]
@@ -26,8 +31,12 @@ impl Caller<'_> {
     /// Calls the first of `addresses` that answers as a rank does; the listener's verdict comes next.
     pub fn call(&self, addresses: &[SocketAddr], hello: &Hello) -> Result<Channel> {
         let mut last = Error::new(Status::Config, "no address to call");
-        for address in addresses {
-            match self.connect(*address).and_then(|stream| self.greet(stream, hello)) {
+        for (at, address) in addresses.iter().enumerate() {
+            // One that swallows everything must not keep the others from being tried.
+            let is_last = at + 1 == addresses.len();
+            let slice = if is_last { None } else { Some(NOT_THE_LAST) };
+            let part = Caller { deadline: self.deadline.or(Deadline::after(slice)), ..*self };
+            match part.connect(*address).and_then(|stream| part.greet(stream, hello)) {
                 Ok(channel) => return Ok(channel),
                 Err(e) => last = e,
             }

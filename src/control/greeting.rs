@@ -22,9 +22,9 @@ const PARKED: Duration = Duration::from_secs(60);
 
 enum Stage {
     Hello,
-    /// The world of this hello is not known yet.
-    Parked(Hello),
     Proof(Hello, [u8; 16]),
+    /// Proved; the world of this hello is not known yet.
+    Parked(Hello),
 }
 
 /// A connection that has come in and not yet been let in.
@@ -131,35 +131,38 @@ impl Greeting {
                     let _ = self.challenge(channel, None);
                 }
             })?;
-            self.stage = Stage::Parked(hello);
-            self.deadline = Deadline::after(Some(PARKED));
-        }
-        if let Stage::Parked(hello) = self.stage {
-            if hello.purpose != Purpose::Join && world_of(&hello, worlds).is_none() {
-                // The caller says nothing before it is answered, unless it hangs up.
-                return match channel.take::<1>()? {
-                    None => Ok(None),
-                    Some(_) => fail!(Config, "bytes before the challenge"),
-                };
+            if hello.purpose == Purpose::Join && !self.listener.is_meeting_place {
+                fail!(Config, "a rank that looks for rank 0 where rank 0 does not listen");
             }
             let nonce = self.challenge(channel, Some(&hello))?;
             self.stage = Stage::Proof(hello, nonce);
-            self.deadline = Deadline::after(Some(PATIENCE));
         }
-        let Stage::Proof(hello, nonce) = self.stage else {
+        if let Stage::Proof(hello, nonce) = self.stage {
+            let Some(proof) = channel.take::<PROOF_BYTES>()? else {
+                return Ok(None);
+            };
+            let secret = self.listener.secret.as_deref();
+            let expected = handshake::proof(secret, Side::Caller, &hello, &nonce)?;
+            if !handshake::equal(&expected, &proof) {
+                let cause = "MLXD_SECRET differs; all ranks need the same";
+                let cause = Error::new(Status::Auth, cause);
+                let _ = channel.tell(&Message::Refused(cause.clone()));
+                return Err(cause);
+            }
+            self.stage = Stage::Parked(hello);
+            self.deadline = Deadline::after(Some(PARKED));
+        }
+        let Stage::Parked(hello) = self.stage else {
             return Ok(None);
         };
-        let Some(proof) = channel.take::<PROOF_BYTES>()? else {
-            return Ok(None);
-        };
-        let secret = self.listener.secret.as_deref();
-        let expected = handshake::proof(secret, Side::Caller, &hello, &nonce)?;
-        if !handshake::equal(&expected, &proof) {
-            let cause = Error::new(Status::Auth, "MLXD_SECRET differs; all ranks need the same");
-            let _ = channel.tell(&Message::Refused(cause.clone()));
-            return Err(cause);
+        if hello.purpose == Purpose::Join || world_of(&hello, worlds).is_some() {
+            return Ok(Some(hello));
         }
-        Ok(Some(hello))
+        // The caller says nothing before it is welcome, unless it hangs up.
+        match channel.take::<1>()? {
+            None => Ok(None),
+            Some(_) => fail!(Config, "bytes before the welcome"),
+        }
     }
 
     fn challenge(&self, channel: &mut Channel, hello: Option<&Hello>) -> Result<[u8; 16]> {

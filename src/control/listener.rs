@@ -39,6 +39,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What callers must know.
     pub secret: Option<String>,
+    /// Whether this is where the ranks of a world meet, rank 0's.
+    pub is_meeting_place: bool,
     /// Held by rank 0 while it gathers the ranks of one start.
     pub gathering: Mutex<()>,
     lobby: Mutex<VecDeque<Joiner>>,
@@ -81,6 +83,7 @@ impl Listener {
         address: &Address,
         bind: Option<&str>,
         secret: Option<&str>,
+        is_meeting_place: bool,
     ) -> Result<Arc<Listening>> {
         let (candidates, given) = match bind {
             Some(host) => (Address::new(host, address.port).resolve()?, true),
@@ -88,7 +91,9 @@ impl Listener {
         };
         let mut refused = None;
         for candidate in candidates {
-            match reactor.listening(candidate, || Listener::bind(candidate, secret)) {
+            match reactor
+                .listening(candidate, || Listener::bind(candidate, secret, is_meeting_place))
+            {
                 Ok(listener) if listener.secret.as_deref() != secret => {
                     fail!(Config, "MLXD_SECRET differs from that of another start at {candidate}")
                 }
@@ -108,7 +113,11 @@ impl Listener {
         Err(Error::new(Status::Config, format!("cannot listen at {candidate}: {e}{hint}")))
     }
 
-    fn bind(address: SocketAddr, secret: Option<&str>) -> std::io::Result<Listener> {
+    fn bind(
+        address: SocketAddr,
+        secret: Option<&str>,
+        is_meeting_place: bool,
+    ) -> std::io::Result<Listener> {
         let deadline = Deadline::after(Some(IN_USE));
         let socket = loop {
             match listen(address) {
@@ -122,6 +131,7 @@ impl Listener {
             address: socket.local_addr()?,
             socket,
             secret: secret.map(str::to_owned),
+            is_meeting_place,
             gathering: Mutex::new(()),
             lobby: Mutex::default(),
             arrived: Wake::new().map_err(std::io::Error::other)?,
@@ -137,9 +147,14 @@ impl Listener {
         }
     }
 
-    /// Lets a rank wait for a start.
+    /// Lets a rank wait for a start. Where too many wait, the one that came first goes: ranks come
+    /// again, strangers should not hold what the program needs.
     pub fn admit(&self, joiner: Joiner) {
-        self.lobby.lock().push_back(joiner);
+        let mut lobby = self.lobby.lock();
+        if lobby.len() >= guests() {
+            lobby.pop_front();
+        }
+        lobby.push_back(joiner);
         self.arrived.wake();
     }
 
@@ -160,6 +175,13 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// How many connections may wait to be let in: a quarter of what the process may have open, so that
+/// strangers on the port leave the program its own; 4096 at most.
+pub fn guests() -> usize {
+    let open = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    open.map_or(4096, |open| (open / 4).clamp(16, 4096)) as usize
 }
 
 /// Where this host can listen for those who call `address`: the address itself if it is local. All

@@ -15,6 +15,8 @@ pub enum Message {
         addresses: Vec<Address>,
         /// As `name=value`, in order of names.
         settings: Vec<String>,
+        /// How long others may stay silent for the sender, in milliseconds; 0 for ever.
+        patience: u64,
     },
     /// Rank 0 tells those who came who is still missing.
     Waiting {
@@ -27,6 +29,8 @@ pub enum Message {
         id: u64,
         /// Per rank where it listens.
         addresses: Vec<Vec<Address>>,
+        /// The least of all ranks' patience, in milliseconds; 0 if none has a limit.
+        patience: u64,
     },
     /// The handshake is done: the connection is what it was made for.
     Welcome,

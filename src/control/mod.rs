@@ -20,6 +20,6 @@ mod world;
 pub use handshake::Purpose;
 pub use reactor::Reactor;
 pub use start::start;
-pub use world::{LaneKey, Member, World};
+pub use world::{LaneKey, Member, Seat, World};
 
 use crate::config::Address;

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::channel::Channel;
 use super::greeting::{Greeting, Step};
-use super::listener::{Listener, Listening};
+use super::listener::{Listener, Listening, guests};
 use super::message::Message;
 use super::world::World;
 use crate::error::{Error, Result, Status};
@@ -21,8 +21,6 @@ use crate::wait::{Deadline, Wake, interest, wait};
 
 /// How long a peer that was told goodbye may take to close its end.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Connections in the middle of a handshake: more than this are left in the backlog.
-const GREETINGS: usize = 1024;
 
 /// What the control thread is asked to do.
 enum Command {
@@ -33,6 +31,9 @@ enum Command {
     Leave(WorldKey),
     Answer(SyncSender<()>),
 }
+
+/// Held while a start goes on.
+pub type StartQueue = Arc<Mutex<()>>;
 
 /// A world of this process: its id and this rank, since a process may hold several ranks of one.
 pub type WorldKey = (u64, usize);
@@ -48,6 +49,8 @@ pub struct Reactor {
     queue: Mutex<Queue>,
     wake: Wake,
     listeners: Mutex<HashMap<SocketAddr, Weak<Listening>>>,
+    /// One for each address of a rank 0 and each rank of this process that joins there.
+    starts: Mutex<HashMap<(String, usize), StartQueue>>,
 }
 
 impl std::fmt::Debug for Reactor {
@@ -63,6 +66,7 @@ impl Reactor {
             queue: Mutex::default(),
             wake: Wake::new()?,
             listeners: Mutex::default(),
+            starts: Mutex::default(),
         }))
     }
 
@@ -83,6 +87,14 @@ impl Reactor {
         self.command(watch).map_err(std::io::Error::other)?;
         listeners.insert(listening.address, Arc::downgrade(&listening));
         Ok(listening)
+    }
+
+    /// To be held while `rank` joins a start at this address.
+    pub fn starts(&self, rank_0: &str, rank: usize) -> StartQueue {
+        let mut starts = self.starts.lock();
+        // Those that nobody holds are made again when they are needed.
+        starts.retain(|_, start| Arc::strong_count(start) > 1);
+        starts.entry((rank_0.to_owned(), rank)).or_default().clone()
     }
 
     /// Lets connections for this world in.
@@ -136,7 +148,12 @@ impl Reactor {
         let mut queue = self.queue.lock();
         if !queue.running {
             let reactor = self.clone();
-            crate::thread::spawn("mlxd-control", move || reactor.run())?;
+            crate::thread::spawn("mlxd-control", move || {
+                // After a bug, what was looked after is closed, and the next command starts afresh.
+                if crate::thread::quietly(|| reactor.run()).is_err() {
+                    reactor.queue.lock().running = false;
+                }
+            })?;
             queue.running = true;
         }
         queue.commands.push_back(command);
@@ -144,7 +161,7 @@ impl Reactor {
         Ok(())
     }
 
-    fn run(self: Arc<Self>) {
+    fn run(&self) {
         let mut desk = Desk::default();
         loop {
             self.wake.clear();
@@ -230,9 +247,8 @@ impl Desk {
 
     /// Sleeps until something happens, then sees to it.
     fn work(&mut self, wake: &Wake) {
-        let accepting = self.greetings.len() < GREETINGS;
         let mut fds = vec![interest(wake.as_fd(), true, false)];
-        fds.extend(self.listeners.iter().map(|(l, _)| interest(l.as_fd(), accepting, false)));
+        fds.extend(self.listeners.iter().map(|(l, _)| interest(l.as_fd(), true, false)));
         fds.extend(self.greetings.iter().map(Greeting::interest));
         fds.extend(
             self.lines
@@ -268,9 +284,16 @@ impl Desk {
     }
 
     fn accept(&mut self, listener: &Arc<Listener>) {
-        while self.greetings.len() < GREETINGS {
+        let room = guests();
+        // So many at a time, that the lines are not left alone.
+        for _ in 0..room {
             match listener.accept() {
-                Ok(Some(channel)) => self.greetings.push(Greeting::new(channel, listener.clone())),
+                Ok(Some(channel)) => {
+                    if self.greetings.len() >= room {
+                        self.greetings.remove(0);
+                    }
+                    self.greetings.push(Greeting::new(channel, listener.clone()));
+                }
                 Ok(None) => return,
                 Err(e) => {
                     log::warn!("cannot accept a connection at {}: {e}", listener.address);
@@ -299,9 +322,19 @@ impl Desk {
     }
 }
 
+impl Drop for Line {
+    fn drop(&mut self) {
+        // Also where a forked child still has the descriptor; what was written arrives before it.
+        let _ = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Write);
+    }
+}
+
 impl Line {
-    fn new(world: Weak<World>, key: WorldKey, peer: usize, channel: Channel) -> Line {
+    fn new(world: Weak<World>, key: WorldKey, peer: usize, mut channel: Channel) -> Line {
         let now = Instant::now();
+        if let Some(world) = world.upgrade() {
+            channel.peer = world.name_of(peer);
+        }
         Line { world, key, peer, channel, heard: now, spoke: now, leaving: None }
     }
 
@@ -313,18 +346,17 @@ impl Line {
         }
     }
 
-    fn peer_timeout(&self) -> Option<Duration> {
-        self.world.upgrade().and_then(|world| world.peer_timeout)
-    }
-
     fn next_duty(&self) -> Deadline {
         if let Some(leaving) = self.leaving {
             return leaving;
         }
-        // A quarter of the limit: three pings may be late before the peer is given up.
-        let ping =
-            self.peer_timeout().map(|limit| (limit / 4).saturating_sub(self.spoke.elapsed()));
-        Deadline::after(ping)
+        let Some(world) = self.world.upgrade() else {
+            return Deadline::NEVER;
+        };
+        let left = |limit: Duration, since: Instant| limit.saturating_sub(since.elapsed());
+        let ping = world.ping.map(|limit| left(limit, self.spoke));
+        let lost = world.peer_timeout.map(|limit| left(limit, self.heard));
+        Deadline::after(ping).or(Deadline::after(lost))
     }
 
     /// Hears what came and does what is due; false once the line is of no more use.
@@ -359,8 +391,8 @@ impl Line {
                 Status::PeerLost,
                 format!("{} was silent for {} ms", self.channel.peer, limit.as_millis()),
             ),
-            (Ok(()), limit) => {
-                if limit.is_some_and(|limit| self.spoke.elapsed() >= limit / 4) {
+            (Ok(()), _) => {
+                if world.ping.is_some_and(|limit| self.spoke.elapsed() >= limit) {
                     self.tell(&Message::Ping);
                 }
                 return true;

@@ -13,7 +13,7 @@ use super::handshake::{self, Hello, Purpose};
 use super::listener::{Joiner, Listener, Listening};
 use super::message::Message;
 use super::reactor::Reactor;
-use super::world::{Founding, Member, World, ranks};
+use super::world::{Founding, Member, Seat, World, ranks};
 use crate::config::{AllGather, Meeting, RingStart};
 use crate::error::{Error, Result, Status, fail};
 use crate::wait::{Deadline, interest, wait};
@@ -27,7 +27,7 @@ const RECORD: usize = 1024;
 
 /// Starts a world: `member` is the group of all its ranks. Blocks until every rank is connected to
 /// every other, or the deadline has passed.
-pub fn start(plan: &RingStart, reactor: &Arc<Reactor>, member: Member) -> Result<Arc<World>> {
+pub fn start(plan: &RingStart, reactor: &Arc<Reactor>, member: Member) -> Result<Seat> {
     let deadline = Deadline::after(plan.connect_timeout);
     let starting = Starting { plan, reactor, deadline };
     let (founding, lines) = match &plan.meeting {
@@ -36,7 +36,7 @@ pub fn start(plan: &RingStart, reactor: &Arc<Reactor>, member: Member) -> Result
         Meeting::AllGather(all_gather) => starting.with_all_gather(*all_gather)?,
     };
     let health = member.health.clone();
-    let world = World::new(founding);
+    let world = World::found(founding);
     world.enter(member);
     reactor.serve(&world)?;
     connect(&world, lines, &health, deadline).inspect_err(|e| {
@@ -78,8 +78,8 @@ impl Starting<'_> {
     /// Every rank listens at its own addresses, and calls rank 0 at its first.
     fn with_hostfile(&self, hosts: &[Vec<Address>]) -> Result<(Founding, Lines)> {
         let mut listeners = Vec::new();
-        for address in &hosts[self.plan.rank] {
-            listeners.push(self.listen(address)?);
+        for (lane, address) in hosts[self.plan.rank].iter().enumerate() {
+            listeners.push(self.listen(address, self.plan.rank == 0 && lane == 0)?);
         }
         if self.plan.rank == 0 {
             return self.gather(listeners, hosts[0].clone());
@@ -90,7 +90,7 @@ impl Starting<'_> {
     /// Rank 0 listens at `coordinator`; the others where they reach it from.
     fn with_coordinator(&self, coordinator: &Address) -> Result<(Founding, Lines)> {
         if self.plan.rank == 0 {
-            let listener = self.listen(coordinator)?;
+            let listener = self.listen(coordinator, true)?;
             return self.gather(vec![listener], vec![coordinator.clone()]);
         }
         self.join(std::slice::from_ref(coordinator), Vec::new(), Vec::new())
@@ -101,7 +101,7 @@ impl Starting<'_> {
         let mut record = vec![0u8; RECORD];
         let mut listener = None;
         if self.plan.rank == 0 {
-            let own = self.listen(&Address::new("", 0))?;
+            let own = self.listen(&Address::new("", 0), true)?;
             let mut addresses = own_addresses(own.address)?;
             let mut json = serde_json::to_vec(&addresses).unwrap_or_default();
             while json.len() > RECORD && addresses.pop().is_some() {
@@ -119,18 +119,25 @@ impl Starting<'_> {
             fail!(Config, "the caller's all-gather function returned {status}, not 0");
         }
         if let Some((listener, addresses)) = listener {
-            return self.gather(vec![listener], addresses[..1].to_vec());
+            return self.gather(vec![listener], addresses.into_iter().take(1).collect());
         }
         let json = all[..RECORD].split(|byte| *byte == 0).next().unwrap_or_default();
-        let Ok(addresses) = serde_json::from_slice::<Vec<Address>>(json) else {
+        let addresses: Vec<Address> = serde_json::from_slice(json).unwrap_or_default();
+        if addresses.is_empty() {
             fail!(Config, "the caller's all-gather function did not bring rank 0's bytes first");
-        };
+        }
         self.join(&addresses, Vec::new(), Vec::new())
     }
 
-    fn listen(&self, address: &Address) -> Result<Arc<Listening>> {
+    fn listen(&self, address: &Address, is_meeting_place: bool) -> Result<Arc<Listening>> {
         let RingStart { bind, secret, .. } = self.plan;
-        Listener::open(self.reactor, address, bind.as_deref(), secret.as_deref())
+        let (bind, secret) = (bind.as_deref(), secret.as_deref());
+        Listener::open(self.reactor, address, bind, secret, is_meeting_place)
+    }
+
+    /// How long others may stay silent, as it travels.
+    fn patience(&self) -> u64 {
+        self.plan.peer_timeout.map_or(0, |limit| limit.as_millis() as u64)
     }
 
     /// What must be the same on all ranks, beside size and secret, which the handshake compares.
@@ -142,12 +149,15 @@ impl Starting<'_> {
         &self,
         id: u64,
         addresses: Vec<Vec<Address>>,
+        patience: u64,
         listeners: Vec<Arc<Listening>>,
     ) -> Founding {
         Founding {
             id,
             rank: self.plan.rank,
             peer_timeout: self.plan.peer_timeout,
+            // A quarter: three pings may be late before this rank is given up.
+            ping: (patience > 0).then(|| Duration::from_millis(patience.div_ceil(4))),
             connect_timeout: self.plan.connect_timeout,
             addresses,
             secret: self.plan.secret.clone(),
@@ -166,6 +176,7 @@ impl Starting<'_> {
         let _one_start_at_a_time = door.gathering.lock();
         let mut gathering = Gathering {
             size: self.plan.size,
+            lanes: own.len(),
             settings: self.settings(own.len()),
             guests: (0..self.plan.size).map(|_| None).collect(),
             remarks: Vec::new(),
@@ -199,8 +210,10 @@ impl Starting<'_> {
         let mut addresses = vec![own.clone()];
         let mut told = vec![self.hosted(own)];
         let mut lines = Vec::new();
+        let mut patience = self.patience();
         for (rank, guest) in gathering.guests.into_iter().enumerate() {
-            let Some(Guest { channel, addresses: Some(there) }) = guest else { continue };
+            let Some(Guest { channel, joined: Some((there, theirs)) }) = guest else { continue };
+            patience = [patience, theirs].into_iter().filter(|p| *p > 0).min().unwrap_or(0);
             let seen = channel.peer_addr()?.ip();
             addresses.push(there.iter().map(|a| fill_host(a, &host_of(seen))).collect());
             told.push(match seen.to_canonical().is_loopback() {
@@ -210,9 +223,9 @@ impl Starting<'_> {
             lines.push((rank, channel));
         }
         for (_, channel) in &mut lines {
-            channel.tell(&Message::World { id, addresses: told.clone() })?;
+            channel.tell(&Message::World { id, addresses: told.clone(), patience })?;
         }
-        Ok((self.founding(id, addresses, listeners), lines))
+        Ok((self.founding(id, addresses, patience, listeners), lines))
     }
 
     /// Rank 0's own addresses as the others are told them: without a hostfile they know where they
@@ -231,6 +244,10 @@ impl Starting<'_> {
         mut listeners: Vec<Arc<Listening>>,
         mut own: Vec<Address>,
     ) -> Result<(Founding, Lines)> {
+        // Starts of this process with this rank and this rank 0 come one after the other, as they
+        // do on rank 0.
+        let queue = self.reactor.starts(&rank_0[0].to_string(), self.plan.rank);
+        let _one_start_at_a_time = queue.lock();
         let mut channel = self.reach(rank_0)?;
         if listeners.is_empty() {
             let from = channel.local_addr()?.ip().to_canonical();
@@ -238,23 +255,29 @@ impl Starting<'_> {
             let numeric = rank_0.iter().all(|a| a.ip().is_some() || a.host == "localhost");
             let host =
                 if from.is_loopback() && !numeric { String::new() } else { from.to_string() };
-            let listener = self.listen(&Address::new(host, 0))?;
+            let listener = self.listen(&Address::new(host, 0), false)?;
             own = vec![Address::new("", listener.address.port())];
             listeners.push(listener);
         }
         let lanes = own.len();
-        let join = Message::Join { addresses: own, settings: self.settings(lanes) };
+        let (settings, patience) = (self.settings(lanes), self.patience());
+        let join = Message::Join { addresses: own, settings, patience };
         let mut told = channel.tell(&join);
         let mut missing = None;
-        let (id, addresses) = loop {
+        let (id, addresses, patience) = loop {
             match told.and_then(|()| channel.await_with(self.deadline, None, Channel::hear)) {
                 Ok(Message::Waiting { missing: news }) => missing = Some(news),
                 Ok(Message::Refused(cause)) => return Err(cause),
-                Ok(Message::World { id, addresses }) => break (id, addresses),
+                Ok(Message::World { id, addresses, patience }) => break (id, addresses, patience),
                 Ok(other) => fail!(Internal, "rank 0 said {other:?} during the start"),
                 Err(e) if e.status == Status::Timeout => {
-                    let missing = missing.unwrap_or_default();
-                    return Err(too_late(&missing, self.plan.connect_timeout, &[]));
+                    return Err(match missing {
+                        Some(missing) => too_late(&missing, self.plan.connect_timeout, &[]),
+                        None => self.not_begun(&channel.peer),
+                    });
+                }
+                Err(_) if missing.is_none() && self.deadline.passed() => {
+                    return Err(self.not_begun(&channel.peer));
                 }
                 Err(e) if missing.is_some() => return Err(e.at("rank 0 left during the start")),
                 // Rank 0 has not begun this start: what was reached was left over from another.
@@ -275,7 +298,14 @@ impl Starting<'_> {
             .into_iter()
             .map(|rank| rank.iter().map(|a| fill_host(a, &host)).collect())
             .collect();
-        Ok((self.founding(id, addresses, listeners), vec![(0, channel)]))
+        Ok((self.founding(id, addresses, patience, listeners), vec![(0, channel)]))
+    }
+
+    /// Rank 0's socket answers, but nobody takes part in a start there.
+    fn not_begun(&self, rank_0: &str) -> Error {
+        let limit = self.plan.connect_timeout.unwrap_or_default().as_millis();
+        let why = format!("rank 0 at {rank_0} listens, but began no start within {limit} ms");
+        Error::new(Status::Timeout, why + ELSEWHERE)
     }
 
     /// Calls rank 0 until it answers.
@@ -332,13 +362,14 @@ fn too_late(missing: &[usize], limit: Option<Duration>, remarks: &[String]) -> E
 /// A rank that has come to rank 0.
 struct Guest {
     channel: Channel,
-    /// Where it listens, once it has said so.
-    addresses: Option<Vec<Address>>,
+    /// Where it listens, and its patience, once it has said so.
+    joined: Option<(Vec<Address>, u64)>,
 }
 
 /// Rank 0's view of a start.
 struct Gathering {
     size: usize,
+    lanes: usize,
     settings: Vec<String>,
     guests: Vec<Option<Guest>>,
     /// What went wrong with others: shown if the start fails.
@@ -347,7 +378,7 @@ struct Gathering {
 
 impl Gathering {
     fn missing(&self) -> Vec<usize> {
-        let here = |guest: &Option<Guest>| guest.as_ref().is_some_and(|g| g.addresses.is_some());
+        let here = |guest: &Option<Guest>| guest.as_ref().is_some_and(|g| g.joined.is_some());
         (1..self.size).filter(|rank| !here(&self.guests[*rank])).collect()
     }
 
@@ -390,7 +421,7 @@ impl Gathering {
             let why = format!("two processes have rank {rank}: one at {one}, one at {other}");
             return self.refuse(channel, why);
         }
-        self.guests[rank] = Some(Guest { channel, addresses: None });
+        self.guests[rank] = Some(Guest { channel, joined: None });
     }
 
     fn refuse(&mut self, mut channel: Channel, why: String) {
@@ -408,7 +439,9 @@ impl Gathering {
         let Some(guest) = &mut self.guests[rank] else { return };
         match guest.channel.flush().and_then(|()| guest.channel.hear()) {
             Ok(None) => {}
-            Ok(Some(Message::Join { settings, .. })) if settings != self.settings => {
+            Ok(Some(Message::Join { settings, addresses, .. }))
+                if settings != self.settings || addresses.len() != self.lanes =>
+            {
                 let why = format!(
                     "the settings of rank {rank} differ from rank 0's: {} there, {} here",
                     settings.join(", "),
@@ -418,8 +451,8 @@ impl Gathering {
                     self.refuse(guest.channel, why);
                 }
             }
-            Ok(Some(Message::Join { addresses, .. })) => {
-                guest.addresses = Some(addresses);
+            Ok(Some(Message::Join { addresses, patience, .. })) => {
+                guest.joined = Some((addresses, patience));
                 self.tell_news(rank);
             }
             Ok(Some(other)) => log::debug!("rank {rank} said {other:?} during the start"),

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::TcpStream;
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,6 +79,8 @@ struct Shared {
     arrived: HashMap<LaneKey, TcpStream>,
     /// Who waits for which lane.
     expected: HashMap<LaneKey, Arc<Wake>>,
+    /// Groups that this rank has let go of.
+    forgotten: HashSet<u64>,
     next_group: u32,
 }
 
@@ -92,21 +95,21 @@ pub struct World {
     pub size: usize,
     /// How long a peer may stay silent.
     pub peer_timeout: Option<Duration>,
+    /// How long this rank may stay silent: short enough for every rank's limit.
+    pub ping: Option<Duration>,
     /// How long a connection may take.
     pub connect_timeout: Option<Duration>,
     /// Per rank where it listens, an address for each lane.
     addresses: Vec<Vec<Address>>,
     secret: Option<String>,
     reactor: Arc<Reactor>,
-    /// Kept open for connections that are made later.
-    _listeners: Vec<Arc<Listening>>,
     shared: Mutex<Shared>,
     changed: Condvar,
     /// Set once this rank has left: what happens to its groups then is nobody else's affair.
     gone: AtomicBool,
 }
 
-/// What [`World::new`] is made of.
+/// What [`World::found`] makes a world of.
 pub struct Founding {
     /// See [`World`].
     pub id: u64,
@@ -114,6 +117,8 @@ pub struct Founding {
     pub rank: usize,
     /// See [`World`].
     pub peer_timeout: Option<Duration>,
+    /// See [`World`].
+    pub ping: Option<Duration>,
     /// See [`World`].
     pub connect_timeout: Option<Duration>,
     /// See [`World`].
@@ -128,19 +133,19 @@ pub struct Founding {
 
 impl World {
     /// A world whose lines are not up yet.
-    pub fn new(founding: Founding) -> Arc<World> {
-        let Founding { id, rank, peer_timeout, connect_timeout, .. } = founding;
+    pub fn found(founding: Founding) -> Seat {
+        let Founding { id, rank, peer_timeout, ping, connect_timeout, .. } = founding;
         let size = founding.addresses.len();
-        Arc::new(World {
+        let world = Arc::new(World {
             id,
             rank,
             size,
             peer_timeout,
+            ping,
             connect_timeout,
             addresses: founding.addresses,
             secret: founding.secret,
             reactor: founding.reactor,
-            _listeners: founding.listeners,
             shared: Mutex::new(Shared {
                 presence: vec![Presence::Coming; size],
                 ready: HashSet::new(),
@@ -149,11 +154,13 @@ impl World {
                 early_failures: VecDeque::new(),
                 arrived: HashMap::new(),
                 expected: HashMap::new(),
+                forgotten: HashSet::new(),
                 next_group: 0,
             }),
             changed: Condvar::new(),
             gone: AtomicBool::new(false),
-        })
+        });
+        Seat { world, _listeners: founding.listeners }
     }
 
     /// What tells this world and rank from others in the process.
@@ -179,6 +186,11 @@ impl World {
             host(rank) == own || rank.first().is_some_and(Address::is_loopback)
         };
         self.addresses.iter().filter(here).count()
+    }
+
+    /// `rank 1 (10.0.0.2:5001)`
+    pub fn name_of(&self, rank: usize) -> String {
+        format!("rank {rank} ({})", self.address_of(rank))
     }
 
     /// Where a rank listens, for messages.
@@ -212,6 +224,9 @@ impl World {
                 member.health.fail(self.lost_error(&member, rank, &cause));
             }
         }
+        if self.gone.load(Ordering::Relaxed) {
+            member.health.fail(finalized());
+        }
         shared.groups.insert(member.group, member);
     }
 
@@ -222,6 +237,7 @@ impl World {
         if let Some(member) = shared.groups.remove(&group) {
             self.announce_failure(&member);
         }
+        shared.forgotten.insert(group);
         shared.arrived.retain(|key, _| key.group != group);
         shared.expected.retain(|key, _| key.group != group);
     }
@@ -258,13 +274,20 @@ impl World {
     }
 
     /// A lane to `peer`, called from here.
-    pub fn call_peer(&self, key: LaneKey, peer: usize, health: &Health) -> Result<TcpStream> {
+    pub fn call_peer(
+        &self,
+        key: LaneKey,
+        peer: usize,
+        health: &Health,
+        deadline: Deadline,
+    ) -> Result<TcpStream> {
+        self.check_presence(peer)?;
         let lane = usize::from(key.lane) % self.addresses[peer].len();
         let addresses = self.addresses[peer][lane].resolve()?;
         let hello = self.hello(key.purpose, key.group, peer, key.lane);
         let caller = Caller {
             secret: self.secret.as_deref(),
-            deadline: Deadline::after(self.connect_timeout),
+            deadline: deadline.or(Deadline::after(self.connect_timeout)),
             stop: Some(health.as_fd()),
         };
         let channel = caller.call_and_enter(&addresses, &hello);
@@ -288,16 +311,26 @@ impl World {
             shared.expected.remove(&key);
             return Ok(Some(stream));
         }
-        match &shared.presence[key.from] {
+        drop(shared);
+        self.check_presence(key.from).map(|()| None)
+    }
+
+    /// Fails if a rank is not there any more.
+    fn check_presence(&self, rank: usize) -> Result<()> {
+        match &self.shared.lock().presence[rank] {
             Presence::Left => fail!(PeerLost, "it has left"),
             Presence::Lost(cause) => fail!(PeerLost, "{cause}"),
-            Presence::Coming | Presence::Here => Ok(None),
+            Presence::Coming | Presence::Here => Ok(()),
         }
     }
 
     /// A lane has come in.
     pub fn deliver(&self, key: LaneKey, stream: TcpStream) {
         let mut shared = self.shared.lock();
+        if shared.forgotten.contains(&key.group) || self.gone.load(Ordering::Relaxed) {
+            // Closed: that is how the caller learns it.
+            return;
+        }
         shared.arrived.insert(key, stream);
         if let Some(wake) = shared.expected.remove(&key) {
             wake.wake();
@@ -386,6 +419,11 @@ impl World {
         loop {
             health.check()?;
             let absent = missing(&shared);
+            // Whoever left before its part was done will not do it any more.
+            let left = |rank: &&usize| matches!(shared.presence[**rank], Presence::Left);
+            if let Some(rank) = absent.iter().find(left) {
+                fail!(PeerLost, "{} left during the start", self.name_of(*rank));
+            }
             if absent.is_empty() || !self.wait(&mut shared, deadline) {
                 return Ok(absent);
             }
@@ -456,9 +494,16 @@ impl World {
     }
 
     fn told_of_stall(&self, peer: usize, group: u64, call: Call) {
-        let Some(member) = self.shared.lock().groups.get(&group).cloned() else {
+        let shared = self.shared.lock();
+        let Some(member) = shared.groups.get(&group).cloned() else {
+            if shared.forgotten.contains(&group) {
+                let cause = format!("{} has freed its handle", self.name_of(self.rank));
+                let cause = Error::new(Status::PeerLost, cause);
+                self.reactor.tell(self.key(), vec![peer], Message::Fail { group, cause });
+            }
             return;
         };
+        drop(shared);
         let Some(peer) = member.rank_of(peer) else {
             return;
         };
@@ -471,33 +516,28 @@ impl World {
 
     /// The control line with `peer` broke.
     pub fn line_lost(&self, peer: usize, cause: Error) {
-        let cause = if cause.message.contains("closed by peer") {
-            format!("connection to rank {peer} ({}) closed by peer", self.address_of(peer))
-        } else {
-            cause.message
-        };
-        self.lose(peer, &cause, true);
+        self.lose(peer, &cause.message, true);
     }
 
     /// `peer` has said goodbye: groups go on until they need something from it.
     pub fn left(&self, peer: usize) {
         let mut shared = self.shared.lock();
-        let starting = !shared.go;
         // Lanes that it has not called will not come any more.
         shared.expected.iter().filter(|(k, _)| k.from == peer).for_each(|(_, wake)| wake.wake());
         // Lanes that it made stay: what it sent on them before it left is still there.
         shared.presence[peer] = Presence::Left;
         drop(shared);
         self.changed.notify_all();
-        if starting {
-            self.lose(peer, "it left during the start", false);
-        }
     }
 
     /// A rank is gone: fails every group that it belongs to.
     pub fn lose(&self, lost: usize, cause: &str, announce: bool) {
         let mut shared = self.shared.lock();
-        let was = std::mem::replace(&mut shared.presence[lost], Presence::Lost(cause.to_owned()));
+        if matches!(shared.presence[lost], Presence::Left | Presence::Lost(_)) {
+            // Some other rank missed its goodbye, or was slower to notice.
+            return;
+        }
+        shared.presence[lost] = Presence::Lost(cause.to_owned());
         let groups: Vec<Member> = shared
             .groups
             .values()
@@ -509,7 +549,7 @@ impl World {
             member.health.fail(self.lost_error(&member, lost, cause));
         }
         self.wake_waiters();
-        if announce && matches!(was, Presence::Coming | Presence::Here) {
+        if announce {
             let peers = (0..self.size).filter(|rank| *rank != self.rank && *rank != lost).collect();
             let cause = Error::new(Status::PeerLost, cause);
             self.reactor.tell(self.key(), peers, Message::Lost { rank: lost, cause });
@@ -525,39 +565,63 @@ impl World {
         Error::new(Status::PeerLost, format!("lost {place}: {cause}"))
     }
 
-    /// Waits for what explains a broken link of the group: a rank of it that has said goodbye, or
-    /// `None` once the group has failed for another reason or `limit` has passed.
-    pub fn who_left(&self, member: &Member, limit: Duration) -> Option<usize> {
+    /// Waits for what explains that a group's link to `peer` broke: whether that rank has said
+    /// goodbye. False once the group has failed for another reason, or `limit` has passed.
+    pub fn has_left(&self, peer: usize, health: &Health, limit: Duration) -> bool {
         let deadline = Deadline::after(Some(limit));
         let mut shared = self.shared.lock();
-        loop {
-            let left = |rank: &usize| matches!(shared.presence[*rank], Presence::Left);
-            let left = member.ranks.iter().position(left);
-            if left.is_some() || member.health.check().is_err() {
-                return left.filter(|_| member.health.check().is_ok());
+        while health.check().is_ok() {
+            if matches!(shared.presence[peer], Presence::Left) {
+                return true;
             }
             if !self.wait(&mut shared, deadline) {
-                return None;
+                break;
             }
         }
+        false
     }
 
     /// Says goodbye to the other ranks; every group answers ABORTED from now on.
-    pub fn finalize(&self) {
-        let groups: Vec<Member> = self.shared.lock().groups.values().cloned().collect();
+    pub fn leave(&self) {
+        let mut shared = self.shared.lock();
+        let groups: Vec<Member> = shared.groups.values().cloned().collect();
         groups.iter().for_each(|member| self.announce_failure(member));
-        self.gone.store(true, Ordering::Relaxed);
+        if self.gone.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        shared.arrived.clear();
+        drop(shared);
         for member in groups {
-            member.health.fail(Error::new(Status::Aborted, "mlxd_finalize was called"));
+            member.health.fail(finalized());
         }
         self.wake_waiters();
         self.reactor.leave(self.key());
     }
 }
 
-impl Drop for World {
+fn finalized() -> Error {
+    Error::new(Status::Aborted, "mlxd_finalize was called")
+}
+
+/// A use of a world: while there is one this rank listens, and when the last one ends, it says
+/// goodbye. (The control thread holds worlds too, for moments; it never holds this.)
+#[derive(Debug)]
+pub struct Seat {
+    world: Arc<World>,
+    _listeners: Vec<Arc<Listening>>,
+}
+
+impl Deref for Seat {
+    type Target = Arc<World>;
+
+    fn deref(&self) -> &Arc<World> {
+        &self.world
+    }
+}
+
+impl Drop for Seat {
     fn drop(&mut self) {
-        self.reactor.leave(self.key());
+        self.world.leave();
     }
 }
 

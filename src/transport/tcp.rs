@@ -10,9 +10,10 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use super::{Interest, Landing, Link};
 use crate::error::{Error, Result, Status};
 
-/// 128 KiB: what is read at once into the staging buffer, which then still is in the L2 cache when
-/// it is reduced.
-const STAGING: usize = 128 << 10;
+/// 64 KiB: what is read at once into the staging buffer, which then still is in the cache when it is
+/// reduced. (All-sum of 4 and 64 MiB on 2 ranks, processor time: 128 KiB 1.25 and 1.14 times, 256 KiB
+/// 1.17 and 1.05 times, 512 KiB 1.17 and 1.09 times that with 64 KiB.)
+const STAGING: usize = 64 << 10;
 /// 16 KiB: from here on bytes that are only stored are read straight to their place; below, reading
 /// ahead saves a system call.
 const DIRECT: usize = 16 << 10;
@@ -185,6 +186,13 @@ impl TcpLink {
             return Err(Error::new(Status::PeerLost, message));
         }
         Ok(true)
+    }
+}
+
+impl Drop for TcpLink {
+    fn drop(&mut self) {
+        // Also where a forked child still has the descriptor; what was sent arrives before it.
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 }
 
