@@ -555,7 +555,7 @@ void check_owners(mlxd::Group &world) {
 }
 
 void check_threads(const mlxd::Group &world) {
-    // Calls without a group, from threads that all come first.
+    // Two threads, each with a group of its own.
     const mlxd::Group left = world.split(0), right = world.split(0);
     std::thread beside([&] {
         for (int round = 0; round < 20; ++round) {

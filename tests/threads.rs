@@ -1,71 +1,13 @@
 //! Several ranks in one process, each on a thread of its own, through the C interface.
 
-use std::ffi::{CStr, CString, c_void};
-use std::net::TcpListener;
+mod common;
+
+use std::ffi::{CString, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::{Arc, Barrier, Mutex};
 
+use common::*;
 use mlxd::capi::*;
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn last_error() -> String {
-    // SAFETY: the library's string is valid until the next call on this thread.
-    unsafe { CStr::from_ptr(mlxd_last_error()) }.to_string_lossy().into_owned()
-}
-
-fn options(pairs: &[(&str, String)]) -> *mut mlxd_options {
-    let options = mlxd_options_new();
-    for (name, value) in pairs {
-        let (name, value) = (CString::new(*name).unwrap(), CString::new(value.as_str()).unwrap());
-        // SAFETY: options is new, and both strings end with a NUL.
-        assert_eq!(unsafe { mlxd_options_set(options, name.as_ptr(), value.as_ptr()) }, MLXD_OK);
-    }
-    options
-}
-
-/// Starts a world with these options and the rank; frees the options.
-fn start(options: *mut mlxd_options) -> *mut mlxd_group {
-    // SAFETY: options is not NULL and not in use elsewhere.
-    unsafe {
-        let group = mlxd_init_with_options(1, c"ring".as_ptr(), options);
-        assert!(!group.is_null(), "{}", last_error());
-        mlxd_options_free(options);
-        group
-    }
-}
-
-/// Runs `body` on `size` threads at once, with their ranks.
-fn ranks(size: usize, body: impl Fn(usize) + Send + Sync) {
-    std::thread::scope(|scope| {
-        let body = &body;
-        let threads: Vec<_> = (0..size).map(|rank| scope.spawn(move || body(rank))).collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-    });
-}
-
-fn with_coordinator(port: u16, rank: usize, size: usize) -> *mut mlxd_options {
-    options(&[
-        ("MLXD_COORDINATOR", format!("127.0.0.1:{port}")),
-        ("MLXD_WORLD_SIZE", size.to_string()),
-        ("MLXD_RANK", rank.to_string()),
-        ("MLXD_CONNECT_TIMEOUT_MS", "20000".to_owned()),
-    ])
-}
-
-fn check_sum(group: *mut mlxd_group, rank: usize, size: usize) {
-    let input: Vec<i64> = (0..1000).map(|i| i * (rank as i64 + 1)).collect();
-    let mut output = vec![0i64; 1000];
-    let (from, into) = (input.as_ptr().cast(), output.as_mut_ptr().cast());
-    // SAFETY: both vectors have 1000 elements.
-    let status = unsafe { mlxd_all_sum(group, from, into, 1000, MLXD_INT64, null_mut()) };
-    assert_eq!(status, MLXD_OK, "{}", last_error());
-    let factor = (size * (size + 1) / 2) as i64;
-    assert!(output.iter().enumerate().all(|(i, sum)| *sum == i as i64 * factor));
-}
 
 #[test]
 fn one_address_serves_start_after_start() {

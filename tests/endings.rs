@@ -1,0 +1,211 @@
+//! Ranks that leave, free and fail while others go on; each rank is a thread of this process.
+
+mod common;
+
+use std::ffi::c_void;
+use std::ptr::null_mut;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use common::*;
+use mlxd::capi::*;
+
+fn sum(group: *mut mlxd_group, stream: *mut mlxd_stream) -> mlxd_status {
+    let (input, mut output) = (1f32, 0f32);
+    let (from, into) = ((&raw const input).cast(), (&raw mut output).cast());
+    // SAFETY: one element each, and the stream is waited for before they go.
+    unsafe {
+        let status = mlxd_all_sum(group, from, into, 1, MLXD_FLOAT32, stream);
+        if stream.is_null() { status } else { mlxd_stream_synchronize(stream) }
+    }
+}
+
+fn free(group: *mut mlxd_group) {
+    // SAFETY: each test frees each handle once.
+    unsafe { mlxd_group_free(group) };
+}
+
+fn split(group: *mut mlxd_group, color: i32) -> *mut mlxd_group {
+    let mut part = null_mut();
+    // SAFETY: `part` has room for a pointer.
+    let status = unsafe { mlxd_group_split(group, color, -1, &mut part) };
+    assert_eq!(status, MLXD_OK, "{}", last_error());
+    part
+}
+
+#[test]
+fn a_rank_may_leave_as_soon_as_its_start_is_done() {
+    for _ in 0..20 {
+        let port = free_port();
+        ranks(3, |rank| free(start(with_coordinator(port, rank, 3))));
+    }
+}
+
+#[test]
+fn who_needs_a_rank_that_left_is_told_so() {
+    let port = free_port();
+    ranks(3, |rank| {
+        let group = start(with_coordinator(port, rank, 3));
+        check_sum(group, rank, 3);
+        if rank == 1 {
+            return free(group);
+        }
+        let begin = Instant::now();
+        assert_eq!(sum(group, null_mut()), MLXD_ERROR_PEER_LOST);
+        assert!(last_error().contains("rank 1 ("), "{}", last_error());
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        free(group);
+    });
+}
+
+#[test]
+fn who_needs_a_rank_that_freed_a_part_is_told_so() {
+    let port = free_port();
+    let freed = Barrier::new(2);
+    ranks(2, |rank| {
+        let world = start(with_coordinator(port, rank, 2));
+        let part = split(world, 0);
+        if rank == 1 {
+            free(part);
+            freed.wait();
+        } else {
+            freed.wait();
+            let begin = Instant::now();
+            assert_eq!(sum(part, null_mut()), MLXD_ERROR_PEER_LOST, "{}", last_error());
+            assert!(begin.elapsed() < Duration::from_secs(10));
+            free(part);
+        }
+        // The world has lost nobody.
+        check_sum(world, rank, 2);
+        free(world);
+    });
+}
+
+#[test]
+fn a_call_that_waits_for_its_turn_ends_with_its_group() {
+    let port = free_port();
+    let queued = Barrier::new(2);
+    let ended = Barrier::new(2);
+    ranks(2, |rank| {
+        let world = start(with_coordinator(port, rank, 2));
+        let part = split(world, 0);
+        if rank == 0 {
+            // On one stream: a message that does not come, then a sum of the part.
+            let (stream, mut byte) = (mlxd_stream_new(), 0u8);
+            let (input, mut output) = (1f32, 0f32);
+            let into = (&raw mut byte).cast::<c_void>();
+            let (a, b) = ((&raw const input).cast(), (&raw mut output).cast());
+            // SAFETY: the buffers outlive the stream, which is freed below.
+            unsafe {
+                assert_eq!(mlxd_recv(world, into, 1, MLXD_UINT8, 1, stream), MLXD_OK);
+                assert_eq!(mlxd_all_sum(part, a, b, 1, MLXD_FLOAT32, stream), MLXD_OK);
+            }
+            queued.wait();
+            let begin = Instant::now();
+            assert_eq!(sum(part, null_mut()), MLXD_ERROR_ABORTED);
+            assert!(begin.elapsed() < Duration::from_secs(5));
+            ended.wait();
+            // SAFETY: the stream is freed once.
+            unsafe { mlxd_stream_free(stream) };
+            assert_eq!(byte, 7);
+        } else {
+            queued.wait();
+            // SAFETY: the handle is valid; one byte is sent.
+            unsafe {
+                assert_eq!(mlxd_group_abort(part), MLXD_OK);
+                ended.wait();
+                let byte = 7u8;
+                let from = (&raw const byte).cast();
+                assert_eq!(mlxd_send(world, from, 1, MLXD_UINT8, 0, null_mut()), MLXD_OK);
+            }
+        }
+        free(part);
+        free(world);
+    });
+}
+
+#[test]
+fn threads_that_share_a_stream_keep_the_order_of_calls() {
+    let port = free_port();
+    ranks(2, |rank| {
+        let world = start(with_coordinator(port, rank, 2));
+        let stream = mlxd_stream_new();
+        // Handles may be used by any thread.
+        let handles = (world as usize, stream as usize);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(move || {
+                    let (world, stream) =
+                        (handles.0 as *mut mlxd_group, handles.1 as *mut mlxd_stream);
+                    for _ in 0..200 {
+                        assert_eq!(sum(world, stream), MLXD_OK, "{}", last_error());
+                    }
+                });
+            }
+        });
+        // SAFETY: the stream is freed once.
+        unsafe { mlxd_stream_free(stream) };
+        free(world);
+    });
+}
+
+#[test]
+fn ranks_may_differ_in_how_long_they_bear_silence() {
+    let port = free_port();
+    ranks(2, |rank| {
+        let options = with_coordinator(port, rank, 2);
+        let limit = if rank == 0 { c"400" } else { c"0" };
+        // SAFETY: the options are valid, and both strings end with a NUL.
+        let set =
+            unsafe { mlxd_options_set(options, c"MLXD_PEER_TIMEOUT_MS".as_ptr(), limit.as_ptr()) };
+        assert_eq!(set, MLXD_OK);
+        let world = start(options);
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_eq!(sum(world, null_mut()), MLXD_OK, "{}", last_error());
+        free(world);
+    });
+}
+
+#[test]
+fn starts_at_one_address_from_several_threads() {
+    let port = free_port();
+    ranks(4, |thread| {
+        let rank = thread / 2;
+        let world = start(with_coordinator(port, rank, 2));
+        check_sum(world, rank, 2);
+        free(world);
+    });
+}
+
+#[test]
+fn strangers_do_not_keep_a_start_from_going_on() {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    let port = free_port();
+    ranks(3, |rank| {
+        if rank == 2 {
+            std::thread::sleep(Duration::from_millis(100));
+            let mut strangers = Vec::new();
+            for number in 0..200 {
+                let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { break };
+                // Some say nothing, some talk of something else.
+                if number % 2 == 0 {
+                    let _ = stream
+                        .write_all(b"GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n0123456789012345");
+                    let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+                    let mut answer = [0; 1];
+                    // Turned away without a word.
+                    assert!(matches!(stream.read(&mut answer), Ok(0) | Err(_)));
+                }
+                strangers.push(stream);
+            }
+            return;
+        }
+        if rank == 1 {
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        let world = start(with_coordinator(port, rank, 2));
+        check_sum(world, rank, 2);
+        free(world);
+    });
+}
