@@ -16,13 +16,15 @@ const FIRST_NOTICE: Duration = Duration::from_millis(100);
 const NEXT_NOTICE: Duration = Duration::from_secs(1);
 
 /// 50 us: an answer from another core comes sooner, and is missed by the 5 us or more that going to
-/// sleep and waking up take; longer waits are worth a sleep.
+/// sleep and waking up take; longer waits are worth a sleep. Where ranks share cores, each look gives
+/// the core away: all_sum of 4 B on 4 ranks and 2 cores took 88 us, against 131 us asleep at once;
+/// 256 KiB 458 us against 940 us. Twice or four times as long made no difference.
 const SPIN: Duration = Duration::from_micros(50);
 
 /// How long one operation may wait, how, and whom it tells.
 pub struct Patience<'a> {
     limit: Option<Duration>,
-    /// Whether there is a core to spare for looking again at once.
+    /// Whether this rank has a core of its own, to look again at once.
     spin: bool,
     deadline: Deadline,
     notice: Deadline,
@@ -94,8 +96,11 @@ pub unsafe fn drive(
             }
             Advance::Stuck => health.check()?,
         }
-        if patience.spin && stuck.get_or_insert_with(Instant::now).elapsed() < SPIN {
-            std::hint::spin_loop();
+        if stuck.get_or_insert_with(Instant::now).elapsed() < SPIN {
+            match patience.spin {
+                true => std::hint::spin_loop(),
+                false => std::thread::yield_now(),
+            }
             continue;
         }
         // The clock is read once per sleep, not once per step.
