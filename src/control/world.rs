@@ -84,6 +84,17 @@ struct Shared {
     next_group: u32,
 }
 
+impl Shared {
+    /// Fails if a rank is not there any more.
+    fn check_presence(&self, rank: usize) -> Result<()> {
+        match &self.presence[rank] {
+            Presence::Left => fail!(PeerLost, "it has left"),
+            Presence::Lost(cause) => fail!(PeerLost, "{cause}"),
+            Presence::Coming | Presence::Here => Ok(()),
+        }
+    }
+}
+
 /// One start of `size` ranks.
 #[derive(Debug)]
 pub struct World {
@@ -214,14 +225,10 @@ impl World {
             }
         }
         shared.early_failures.retain(|(group, _)| *group != member.group);
+        // One that left in good order may have done its part in this group.
         for (rank, presence) in shared.presence.iter().enumerate() {
-            let cause = match presence {
-                Presence::Lost(cause) => cause.clone(),
-                Presence::Left => "it had left before".to_owned(),
-                _ => continue,
-            };
-            if member.rank_of(rank).is_some() {
-                member.health.fail(self.lost_error(&member, rank, &cause));
+            if let (Presence::Lost(cause), Some(_)) = (presence, member.rank_of(rank)) {
+                member.health.fail(self.lost_error(&member, rank, cause));
             }
         }
         if self.gone.load(Ordering::Relaxed) {
@@ -281,7 +288,7 @@ impl World {
         health: &Health,
         deadline: Deadline,
     ) -> Result<TcpStream> {
-        self.check_presence(peer)?;
+        self.shared.lock().check_presence(peer)?;
         let lane = usize::from(key.lane) % self.addresses[peer].len();
         let addresses = self.addresses[peer][lane].resolve()?;
         let hello = self.hello(key.purpose, key.group, peer, key.lane);
@@ -311,17 +318,7 @@ impl World {
             shared.expected.remove(&key);
             return Ok(Some(stream));
         }
-        drop(shared);
-        self.check_presence(key.from).map(|()| None)
-    }
-
-    /// Fails if a rank is not there any more.
-    fn check_presence(&self, rank: usize) -> Result<()> {
-        match &self.shared.lock().presence[rank] {
-            Presence::Left => fail!(PeerLost, "it has left"),
-            Presence::Lost(cause) => fail!(PeerLost, "{cause}"),
-            Presence::Coming | Presence::Here => Ok(()),
-        }
+        shared.check_presence(key.from).map(|()| None)
     }
 
     /// A lane has come in.
