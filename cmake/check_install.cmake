@@ -1,50 +1,72 @@
-# cmake -DBUILD= -DLIBDIR= -DCONSUMER= -DGENERATOR= -DVERSION= -DCC= -P check_install.cmake
-# Installs below the build folder and builds a program against what was installed, by find_package
-# (shared and static) and by pkg-config where that is there.
+# cmake -DBUILD= -DSTAGE= -DLIBDIR= -DINCLUDEDIR= -DBINDIR= -DCONSUMER= -DGENERATOR= -DVERSION=
+#       -DCC= -DCXX= -DSOURCE= [-DDESTDIR=ON] -P check_install.cmake
+# Installs below STAGE and builds programs against what was installed: by find_package, shared and
+# static, and by pkg-config where that is there. With DESTDIR it installs for one prefix below a
+# staging folder, then moves the whole to another.
 
 cmake_minimum_required(VERSION 3.18)
+include("${CMAKE_CURRENT_LIST_DIR}/consumer.cmake")
 
-set(stage "${BUILD}/install-test")
-set(prefix "${stage}/prefix")
-file(REMOVE_RECURSE "${stage}")
-
-function(run)
-  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output
-                  ERROR_VARIABLE output)
-  if(NOT result EQUAL 0)
-    message(FATAL_ERROR "${ARGN}: ${result}\n${output}")
+file(REMOVE_RECURSE "${STAGE}")
+file(MAKE_DIRECTORY "${STAGE}")
+set(prefix "${STAGE}/prefix")
+if(DESTDIR)
+  set(ENV{DESTDIR} "${STAGE}/staged")
+  run("${CMAKE_COMMAND}" --install "${BUILD}" --prefix /opt/mlxd-of-nobody)
+  unset(ENV{DESTDIR})
+  file(RENAME "${STAGE}/staged/opt/mlxd-of-nobody" "${prefix}")
+  file(GLOB_RECURSE left_over "${STAGE}/staged/*")
+  if(left_over)
+    message(FATAL_ERROR "installed outside the prefix: ${left_over}")
   endif()
-  message(STATUS "${output}")
-endfunction()
+else()
+  unset(ENV{DESTDIR})
+  run("${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${prefix}")
+endif()
 
-run("${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${prefix}")
-foreach(file include/mlxd.h include/mlxd.hpp bin/mlxd-launch bin/mlxd-bench
-        ${LIBDIR}/libmlxd.a ${LIBDIR}/libmlxd.so ${LIBDIR}/libmlxd.so.${VERSION}
-        ${LIBDIR}/pkgconfig/mlxd.pc)
+set(package "${LIBDIR}/cmake/mlxd")
+foreach(file ${INCLUDEDIR}/mlxd.h ${INCLUDEDIR}/mlxd.hpp ${BINDIR}/mlxd-launch ${BINDIR}/mlxd-bench
+        ${LIBDIR}/libmlxd.a ${LIBDIR}/pkgconfig/mlxd.pc ${package}/mlxdConfig.cmake
+        ${package}/mlxdConfigVersion.cmake)
   if(NOT EXISTS "${prefix}/${file}")
     message(SEND_ERROR "not installed: ${file}")
   endif()
 endforeach()
-if(NOT IS_SYMLINK "${prefix}/${LIBDIR}/libmlxd.so")
-  message(SEND_ERROR "libmlxd.so should be a link")
-endif()
+check_links("${prefix}/${LIBDIR}")
+foreach(file ${LIBDIR}/pkgconfig/mlxd.pc ${package}/mlxdConfig.cmake)
+  file(READ "${prefix}/${file}" text)
+  foreach(place "${STAGE}" "${BUILD}" "${SOURCE}" /opt/mlxd-of-nobody)
+    string(FIND "${text}" "${place}" found)
+    if(NOT found EQUAL -1)
+      message(SEND_ERROR "${file} names ${place}: it cannot be moved")
+    endif()
+  endforeach()
+endforeach()
 
-run("${CMAKE_COMMAND}" -S "${CONSUMER}" -B "${stage}/build" -G "${GENERATOR}"
-    "-DCMAKE_PREFIX_PATH=${prefix}" "-DCMAKE_C_COMPILER=${CC}" "-DMLXD_WANTED=${VERSION}")
-run("${CMAKE_COMMAND}" --build "${stage}/build")
-run("${stage}/build/consumer")
-run("${stage}/build/consumer-static")
+configure_consumer("${STAGE}/build" find_package "-DCMAKE_PREFIX_PATH=${prefix}")
+build_consumer("${STAGE}/build")
 
 find_program(pkg_config NAMES pkg-config pkgconf)
-if(pkg_config)
-  set(ENV{PKG_CONFIG_PATH} "${prefix}/${LIBDIR}/pkgconfig")
-  execute_process(COMMAND "${pkg_config}" --cflags --libs mlxd OUTPUT_VARIABLE flags
-                  RESULT_VARIABLE result OUTPUT_STRIP_TRAILING_WHITESPACE)
-  if(NOT result EQUAL 0)
-    message(FATAL_ERROR "pkg-config does not know mlxd")
-  endif()
-  separate_arguments(flags)
-  run("${CC}" "${CONSUMER}/consumer.c" -o "${stage}/consumer-pc" ${flags}
-      "-Wl,-rpath,${prefix}/${LIBDIR}")
-  run("${stage}/consumer-pc")
+if(NOT pkg_config)
+  message(STATUS "no pkg-config here: its part is left out")
+  return()
 endif()
+set(ENV{PKG_CONFIG_PATH} "${prefix}/${LIBDIR}/pkgconfig")
+ask(version "${pkg_config}" --modversion mlxd)
+if(NOT version STREQUAL VERSION)
+  message(FATAL_ERROR "mlxd.pc is of version ${version}, not ${VERSION}")
+endif()
+set(define "-DCONSUMER_VERSION=\"${version}\"")
+ask(flags "${pkg_config}" --cflags --libs mlxd)
+ask(static_flags "${pkg_config}" --static --cflags --libs mlxd)
+# The linker takes the shared library where it finds both.
+string(REPLACE "-lmlxd" "-l:libmlxd.a" static_flags "${static_flags}")
+separate_arguments(flags)
+separate_arguments(static_flags)
+set(shared ${flags} "-Wl,-rpath,${prefix}/${LIBDIR}")
+run("${CC}" "${define}" "${CONSUMER}/consumer.c" -o "${STAGE}/c" ${shared})
+run("${CC}" "${define}" "${CONSUMER}/consumer.c" -o "${STAGE}/c_static" ${static_flags})
+run("${CXX}" -std=c++17 "${define}" "${CONSUMER}/consumer.cpp" -o "${STAGE}/cpp" ${shared})
+foreach(program c c_static cpp)
+  run("${STAGE}/${program}")
+endforeach()

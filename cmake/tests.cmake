@@ -1,5 +1,6 @@
 # The C tests. Labels: `ring` (operations over the ring), `contract` (start-up and argument errors),
-# `faults` (failures that a test brings about), `quick` (up to three ranks).
+# `faults` (failures that a test brings about), `quick` (up to three ranks), `long-memory` (needs 6 GiB
+# of memory, 11 with MLXD_TEST_LONG; skips itself where there is less).
 
 set(ctests_dir "${PROJECT_SOURCE_DIR}/ctests")
 
@@ -13,15 +14,14 @@ function(add_test_program name library)
   target_link_libraries(${name} PRIVATE ${library} Threads::Threads m)
 endfunction()
 
-# add_rank_test(program label ranks...): one test for each number of ranks, under mlxd-launch.
-function(add_rank_test program label)
-  set(source ${program}.c)
-  if(EXISTS "${ctests_dir}/${program}.cpp")
-    set(source ${program}.cpp)
-  endif()
-  add_test_program(${program} mlxd::mlxd ${source})
+# add_ranks(program label connections ranks...): one test for each number of ranks, under mlxd-launch,
+# with so many connections between two ranks.
+function(add_ranks program label connections)
   foreach(ranks IN LISTS ARGN)
     set(test ${program}_${ranks})
+    if(connections GREATER 1)
+      string(APPEND test _by_${connections})
+    endif()
     set(labels ${label})
     set(processors 1)
     if(ranks GREATER 3)
@@ -29,15 +29,31 @@ function(add_rank_test program label)
     else()
       list(APPEND labels quick)
     endif()
-    add_test(NAME ${test} COMMAND "${launch}" -n ${ranks} -- $<TARGET_FILE:${program}>)
+    add_test(NAME ${test} COMMAND "${launch}" -n ${ranks} --connections-per-ip ${connections}
+                                  -- $<TARGET_FILE:${program}>)
     set_tests_properties(${test} PROPERTIES
       LABELS "${labels}" TIMEOUT 300 PROCESSORS ${processors})
   endforeach()
 endfunction()
 
-add_rank_test(matrix_reduce ring 1 2 3 4 5 8)
-add_rank_test(matrix_move ring 1 2 3 4 5 8)
-add_rank_test(matrix_p2p ring 1 2 3 4 5 8)
+# add_rank_test(program label ranks...): the program, and its tests with one connection.
+function(add_rank_test program label)
+  set(source ${program}.c)
+  if(EXISTS "${ctests_dir}/${program}.cpp")
+    set(source ${program}.cpp)
+  endif()
+  add_test_program(${program} mlxd::mlxd ${source})
+  add_ranks(${program} ${label} 1 ${ARGN})
+endfunction()
+
+foreach(matrix matrix_reduce matrix_move matrix_p2p)
+  add_rank_test(${matrix} ring 1 2 3 4 5 7 8 13)
+  add_ranks(${matrix} ring 2 3)
+  add_ranks(${matrix} ring 4 3)
+endforeach()
+add_rank_test(large ring 2 3 4 7)
+add_ranks(large ring 2 2 3 4 7)
+add_ranks(large ring 4 2 3 4 7)
 add_rank_test(special_values ring 1 2 3 4 5 8)
 add_rank_test(groups ring 1 2 3 4 5 8)
 add_rank_test(concurrency ring 1 2 3 4 5 8)
@@ -46,6 +62,12 @@ add_rank_test(arguments contract 1 2 3 4 5 8)
 add_rank_test(restart contract 1 2 3 4 5 8)
 add_rank_test(failures faults 1 2 3 4 5 8)
 add_rank_test(mismatch faults 2 3 4)
+
+# Messages of more than 2 GiB.
+add_test_program(huge mlxd::mlxd huge.c)
+add_test(NAME huge_2 COMMAND "${launch}" -n 2 -- $<TARGET_FILE:huge>)
+set_tests_properties(huge_2 PROPERTIES
+  LABELS long-memory TIMEOUT 300 PROCESSORS 2 SKIP_RETURN_CODE 77)
 
 # add_lone_test(program label): starts what processes it needs by itself.
 function(add_lone_test program label)
@@ -113,10 +135,4 @@ add_test(NAME exports
           -P "${PROJECT_SOURCE_DIR}/cmake/check_exports.cmake")
 set_tests_properties(exports PROPERTIES LABELS "contract;quick" TIMEOUT 60)
 
-# What `cmake --install` leaves serves find_package and pkg-config.
-add_test(NAME install
-  COMMAND "${CMAKE_COMMAND}" "-DBUILD=${PROJECT_BINARY_DIR}" "-DLIBDIR=${CMAKE_INSTALL_LIBDIR}"
-          "-DCONSUMER=${ctests_dir}/consumer" "-DGENERATOR=${CMAKE_GENERATOR}"
-          "-DVERSION=${PROJECT_VERSION}" "-DCC=${CMAKE_C_COMPILER}"
-          -P "${PROJECT_SOURCE_DIR}/cmake/check_install.cmake")
-set_tests_properties(install PROPERTIES LABELS "contract;quick" TIMEOUT 120)
+include(cmake/package_tests.cmake)

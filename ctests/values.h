@@ -2,15 +2,16 @@
  *
  * A test computes with small integers ("values"); `value_store` turns one into an element. Each
  * dtype stretches the values by a factor of its own, so that every byte of an element counts,
- * integers wrap in sums over several ranks, and floats stay exact: at most 16 ranks times 15 times
- * the factor is within 2^8 for bfloat16, 2^11 for float16 (8 ranks), 2^24 for float32 and 2^53 for
- * float64. */
+ * integers wrap in sums over several ranks, and floats stay exact in sums over MAX_RANKS ranks: 16
+ * times 15 is less than 2^8, which every float type holds, and times the factor less than 2^24 for
+ * float32 and 2^53 for float64. */
 #ifndef VALUES_H
 #define VALUES_H
 
 #include "check.h"
 
 #define DTYPE_COUNT 14
+#define MAX_RANKS 16
 
 static const size_t test_counts[] = {0, 1, 2, 3, 7, 1000, 4097};
 #define TEST_COUNTS (sizeof test_counts / sizeof test_counts[0])
@@ -62,7 +63,8 @@ static inline int64_t value_factor(mlxd_dtype dtype) {
     }
 }
 
-/* The bits of a binary16 that equals this integer, |value| <= 2048. */
+/* The bits of a binary16 that equals this integer of at most 11 significant bits, |value| < 2^16.
+ */
 static inline uint16_t half_bits(int64_t value) {
     if (value == 0) {
         return 0;
@@ -150,8 +152,8 @@ static inline void value_store(mlxd_dtype dtype, void *buffer, size_t index, int
 static inline int64_t value_input(mlxd_dtype dtype, int rank, size_t index, int salt) {
     if (dtype == MLXD_BOOL) {
         /* Even places are rarely true and odd ones rarely false, so that neither *or* nor *and*
-         * over eight ranks is the same everywhere. */
-        bool rare = (index / 2 + (size_t)rank * 5 + (size_t)salt) % 11 == 0;
+         * over MAX_RANKS ranks is the same everywhere. */
+        bool rare = (index / 2 + (size_t)rank * 5 + (size_t)salt) % 17 == 0;
         return (index % 2 == 0) == rare;
     }
     int64_t value = (int64_t)((index * 7 + index / 31 + (size_t)rank * 13 + (size_t)salt * 3) % 31);
@@ -191,17 +193,23 @@ struct buffer {
     size_t bytes;
 };
 
-static inline struct buffer buffer_new(size_t bytes) {
-    struct buffer buffer = {malloc(bytes + 2 * GUARD_BYTES), NULL, bytes};
-    REQUIRE(buffer.base != NULL);
-    memset(buffer.base, GUARD_VALUE, bytes + 2 * GUARD_BYTES);
-    buffer.data = buffer.base + GUARD_BYTES;
+/* The first bytes of this memory, GUARD_BYTES more on each side of them. */
+static inline struct buffer buffer_in(unsigned char *memory, size_t bytes) {
+    struct buffer buffer = {memory, memory + GUARD_BYTES, bytes};
+    memset(buffer.base, GUARD_VALUE, GUARD_BYTES);
     memset(buffer.data, STALE_VALUE, bytes);
+    memset(buffer.data + bytes, GUARD_VALUE, GUARD_BYTES);
     return buffer;
 }
 
-/* Frees the buffer; both guards must be as they were. */
-static inline void buffer_free(struct buffer *buffer, const char *what) {
+static inline struct buffer buffer_new(size_t bytes) {
+    unsigned char *memory = malloc(bytes + 2 * GUARD_BYTES);
+    REQUIRE(memory != NULL);
+    return buffer_in(memory, bytes);
+}
+
+/* Both guards must be as they were. */
+static inline void buffer_check(const struct buffer *buffer, const char *what) {
     bool intact = true;
     for (size_t i = 0; i < GUARD_BYTES; i++) {
         intact = intact && buffer->base[i] == GUARD_VALUE &&
@@ -211,6 +219,10 @@ static inline void buffer_free(struct buffer *buffer, const char *what) {
         fprintf(stderr, "rank %d: %s: bytes beside the buffer were written\n", check_rank, what);
     }
     CHECK(intact);
+}
+
+static inline void buffer_free(struct buffer *buffer, const char *what) {
+    buffer_check(buffer, what);
     free(buffer->base);
     buffer->base = NULL;
 }

@@ -1,4 +1,5 @@
-/*
+/**
+ * \file
  * libmlxd: distributed communication for C and C++ programs.
  *
  * A program calls mlxd_init() for its world and then collectives on it:
@@ -9,9 +10,13 @@
  *     mlxd_group_free(world);
  *
  * Functions return a status, or a handle that is NULL on failure; mlxd_last_error() then says what
- * was wrong, where, and what would be right. Outputs are written only on success. Whatever has a
- * function named _new, _init or _split has one named _free. Nothing here exits, aborts, prints or
- * throws. Pointers are checked for NULL; a NULL group never means the world.
+ * was wrong, where, and what would be right. Outputs are written only on success, except that a
+ * collective which fails may leave anything in its output. Whatever has a function named _new, _init
+ * or _split has one named _free. Nothing here exits, aborts, throws or, unless MLXD_LOG is set,
+ * prints. Pointers are checked for NULL; a NULL group never means the world.
+ *
+ * Each function says which statuses it returns. Beside those, every one that can fail may return
+ * MLXD_ERROR_INTERNAL, a bug in this library, and the first call in a process MLXD_ERROR_SYSTEM.
  *
  * Generated from the library's sources: do not edit.
  */
@@ -23,9 +28,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/** The version of this header; mlxd_version() is that of the library. */
+/**
+ * The version of this header, first number; mlxd_version() is that of the library.
+ */
 #define MLXD_VERSION_MAJOR 0
+
+/**
+ * The version of this header, second number.
+ */
 #define MLXD_VERSION_MINOR 1
+
+/**
+ * The version of this header, third number.
+ */
 #define MLXD_VERSION_PATCH 0
 
 /**
@@ -59,8 +74,10 @@ typedef int32_t mlxd_dtype;
 
 /**
  * A way of the caller's own to gather `bytes` bytes from every rank: `src` has this rank's, `dst`
- * has room for `size * bytes` and gets them all in rank order. Returns 0 on success. Called by
- * mlxd_init_with_options() only, on its thread, by all ranks alike; may block.
+ * has room for `size * bytes` and gets them all in rank order. Both belong to the library and are
+ * valid during the call only. Returns 0 on success; whatever else fails the start with
+ * MLXD_ERROR_CONFIG. Called by mlxd_init_with_options() only, on its thread, by all ranks alike;
+ * may block. Must return: neither longjmp() nor a C++ exception may leave it.
  */
 typedef int32_t (*mlxd_all_gather_fn)(void *user_data, const void *src, void *dst, size_t bytes);
 
@@ -125,7 +142,7 @@ typedef int32_t (*mlxd_all_gather_fn)(void *user_data, const void *src, void *ds
 #define MLXD_ERROR_BACKEND 11
 
 /**
- * A bug in this library.
+ * A bug in this library. Any call that can fail could return it, so that none lists it.
  */
 #define MLXD_ERROR_INTERNAL 12
 
@@ -223,8 +240,9 @@ const char *mlxd_version(void);
 
 /**
  * Whether this backend could be started here: "ring", "mpi", "nccl", "jaccl", or "any" (also NULL)
- * for one of them. False for a name that is none. Says nothing about the settings that a start
- * needs. Any thread; may load the backend's library.
+ * for one of them. False for a name that is none, with MLXD_ERROR_INVALID_ARGUMENT as
+ * mlxd_last_status(). Says nothing about the settings that a start needs. Any thread; may load the
+ * backend's library, waits for no other rank.
  */
 bool mlxd_is_available(const char *backend);
 
@@ -237,32 +255,37 @@ bool mlxd_is_available(const char *backend);
  * not kept, so that the next call starts a new one, as all its ranks must. Each call returns a new
  * handle, to be freed once with mlxd_group_free().
  *
- * Settings come from the environment; mlxd_options_set() names them like its variables. If there is
- * nothing to start from, the result is a group of one rank on backend "none", which is not kept, or
- * with `strict` NULL. Settings that are there but wrong give NULL in both modes, and so do
- * variables that announce a world of more than one which no backend could start.
+ * Settings come from the environment; mlxd_options_set() names them like its variables. If there
+ * is nothing to start from, the result is a group of one rank on backend "none", which is not
+ * kept, or with `strict` NULL. Settings that are there but wrong give NULL in both modes, and so
+ * do variables that announce a world of more than one which no backend could start.
  *
  * Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS. Any thread; calls that start
  * worlds run one after the other.
  *
- * NULL, with mlxd_last_status() and mlxd_last_error():
- * MLXD_ERROR_INVALID_ARGUMENT: no backend of that name.
- * MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
- * MLXD_ERROR_UNSUPPORTED: a setting asks for what is not in this build.
- * MLXD_ERROR_CONFIG: a setting is missing, malformed, or differs between ranks.
- * MLXD_ERROR_TIMEOUT: ranks did not come; the message names them.
- * MLXD_ERROR_AUTH: MLXD_SECRET differs between ranks.
- * MLXD_ERROR_PEER_LOST: a rank was lost during the start.
- * MLXD_ERROR_SYSTEM: a socket or a thread could not be made.
+ * NULL on error, with mlxd_last_status() and mlxd_last_error():
+ *
+ * - MLXD_ERROR_INVALID_ARGUMENT: no backend of that name.
+ * - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
+ * - MLXD_ERROR_UNSUPPORTED: a setting asks for what is not in this build.
+ * - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
+ *   that cannot be listened at.
+ * - MLXD_ERROR_TIMEOUT: ranks did not come; the message names them.
+ * - MLXD_ERROR_AUTH: MLXD_SECRET differs between ranks.
+ * - MLXD_ERROR_PEER_LOST: a rank was lost during the start.
+ * - MLXD_ERROR_ABORTED: a rank that was ready earlier has called mlxd_group_abort() already.
+ * - MLXD_ERROR_SYSTEM: a socket or a thread could not be made.
  */
 mlxd_group *mlxd_init(bool strict, const char *backend);
 
 /**
  * Starts a world with these options, whatever worlds there are already: unlike mlxd_init() it
- * neither returns a world that was kept nor keeps the new one. The options may be freed or changed
- * afterwards. For the rest, as mlxd_init().
+ * neither returns a world that was kept nor keeps the new one. The options are only read, and may
+ * be freed or changed afterwards, but not meanwhile. Calls of different threads may run beside
+ * each other. For the rest, blocking and statuses too, as mlxd_init().
  *
- * MLXD_ERROR_INVALID_ARGUMENT also if `options` is NULL.
+ * - MLXD_ERROR_INVALID_ARGUMENT also if `options` is NULL.
+ * - MLXD_ERROR_CONFIG also if the function of mlxd_options_set_all_gather() fails.
  */
 mlxd_group *mlxd_init_with_options(bool strict, const char *backend, const mlxd_options *options);
 
@@ -272,24 +295,29 @@ mlxd_group *mlxd_init_with_options(bool strict, const char *backend, const mlxd_
  * nevertheless. A later mlxd_init() starts a new world.
  *
  * A normal end of the process does the same. A rank that leaves after its part is done fails
- * nobody; whoever still needs bytes from it gets MLXD_ERROR_PEER_LOST. Any thread; blocks at most a
- * second. In a forked child it does nothing to the worlds of the parent.
+ * nobody; whoever still needs bytes from it gets MLXD_ERROR_PEER_LOST. Returns nothing, but sets
+ * mlxd_last_status(). Any thread; blocks at most a second. In a forked child it does nothing to
+ * the worlds of the parent.
  */
 void mlxd_finalize(void);
 
 /**
- * This process's rank in the group, 0 to size - 1; -1 on error (NULL handle). Never blocks.
+ * This process's rank in the group, 0 to size - 1; -1 on error, MLXD_ERROR_INVALID_ARGUMENT: a
+ * NULL handle or one of the process that forked this one. Known also after the group has failed.
+ * Any thread; never blocks.
  */
 int32_t mlxd_group_rank(const mlxd_group *group);
 
 /**
- * The number of ranks in the group, at least 1; -1 on error (NULL handle). Never blocks.
+ * The number of ranks in the group, at least 1; -1 on error, as mlxd_group_rank(). Known also
+ * after the group has failed. Any thread; never blocks.
  */
 int32_t mlxd_group_size(const mlxd_group *group);
 
 /**
  * What the group runs on: "ring", "mpi", "nccl", "jaccl", or "none" for a process that has nothing
- * to start from. NULL on error (NULL handle). The library owns the string for good. Never blocks.
+ * to start from. NULL on error, as mlxd_group_rank(). The library owns the string for good. Any
+ * thread; never blocks.
  */
 const char *mlxd_group_backend(const mlxd_group *group);
 
@@ -302,47 +330,55 @@ const char *mlxd_group_backend(const mlxd_group *group);
  * owns its connections, may be used beside its parent, outlives it, and has the parent's timeout.
  * It fails when one of its ranks is lost, but not when its parent fails for another reason.
  *
- * `*out` is written only on success, and freed with mlxd_group_free(). Blocks until all ranks have
- * called.
+ * `*out` is written only on success; it is a new handle, to be freed with mlxd_group_free(). Any
+ * thread; blocks until all ranks have called, and until the collectives that this rank called
+ * before have run, those on streams too.
  *
- * MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, or the colour is below -1.
- * MLXD_ERROR_TIMEOUT, _PEER_LOST, _ABORTED, _MISMATCH, _SYSTEM: as for a collective; the parent has
- * failed.
+ * - MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, the handle is of the process that forked this
+ *   one, or the colour is below -1. Nothing was done.
+ * - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
+ *   MLXD_ERROR_SYSTEM: as for mlxd_all_sum(); the parent has failed.
  */
 mlxd_status mlxd_group_split(mlxd_group *group, int32_t color, int32_t key, mlxd_group **out);
 
 /**
  * Sets how long each operation of this group that is called from now on, receives included, may go
  * without progress, in milliseconds; 0: no limit. The limit counts from when the operation starts
- * to run. Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. Never
+ * to run, and holds for all handles of the group in this process; other ranks have their own.
+ * Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. Any thread; never
  * blocks.
  *
- * MLXD_ERROR_INVALID_ARGUMENT: NULL handle.
+ * - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
  */
 mlxd_status mlxd_group_set_timeout(mlxd_group *group, uint64_t milliseconds);
 
 /**
  * MLXD_OK while the group works, or what failed it, with mlxd_last_error() saying more: the same
- * status that every call on it returns from then on. Never blocks.
+ * status that every operation on it returns from then on. A failure on another rank is known here
+ * within moments, without a call. Any thread; never blocks.
  *
- * MLXD_ERROR_INVALID_ARGUMENT: NULL handle.
+ * - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
+ * - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
+ *   MLXD_ERROR_SYSTEM: what failed the group, as for mlxd_all_sum().
  */
 mlxd_status mlxd_group_status(const mlxd_group *group);
 
 /**
  * Fails the group on all its ranks: calls that wait in it, on whatever rank, return
  * MLXD_ERROR_ABORTED within a second, and so does every later call. Groups made from it by
- * mlxd_group_split(), and its parent, work on. Any thread, also while others wait in the group; not
- * from a signal handler itself. Never blocks.
+ * mlxd_group_split(), and its parent, work on. The handle must be freed nevertheless. MLXD_OK also
+ * if the group has failed already, whose status then stays. Any thread, also while others wait in
+ * the group; not from a signal handler itself. Never blocks.
  *
- * MLXD_ERROR_INVALID_ARGUMENT: NULL handle.
+ * - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
  */
 mlxd_status mlxd_group_abort(mlxd_group *group);
 
 /**
- * Frees a handle, once; NULL: does nothing. The last handle of a world says goodbye to its other
- * ranks, once the groups split from it are freed too. Operations on streams keep the group until
- * they have run; no other thread may be in a call with this handle. Never blocks.
+ * Frees a handle, once; NULL, or a handle of the process that forked this one: does nothing. The
+ * last handle of a world says goodbye to its other ranks, once the groups split from it are freed
+ * too. Operations on streams keep the group until they have run. Any thread, while no other is in
+ * a call with this handle; never blocks. Leaves mlxd_last_status() as it is.
  */
 void mlxd_group_free(mlxd_group *group);
 
@@ -351,22 +387,43 @@ void mlxd_group_free(mlxd_group *group);
  * bytes. `input` and `output` hold `count` elements each. In place: `input == output`; any other
  * overlap is an invalid argument.
  *
- * This holds for every operation below. All ranks of the group call the same collectives in the
- * same order, with the same count, dtype and root. With `stream` NULL the call blocks until
- * `output` is complete and `input` may be reused. On a stream it returns once its arguments were
- * checked; the buffers then belong to the library until mlxd_stream_synchronize() has returned. A
- * group's collectives run in the order in which this rank called them, whatever streams they are
- * on. `count == 0` needs no buffers. Sizes in bytes may be 2 GiB and more. Any thread may call;
- * groups go on beside each other. No call returns while anything can still touch its buffers; after
- * a failure the contents of `output` are undefined.
+ * What follows holds for every operation below; `size` and `rank` are mlxd_group_size() and
+ * mlxd_group_rank().
  *
- * MLXD_ERROR_INVALID_ARGUMENT: NULL group or buffer, unknown dtype, buffers that overlap; nothing
- * was done and the group works on. All that follow fail the group for good:
- * MLXD_ERROR_TIMEOUT: no progress for as long as the group's limit allows.
- * MLXD_ERROR_PEER_LOST: a rank died, left or fell silent.
- * MLXD_ERROR_ABORTED: mlxd_group_abort() or mlxd_finalize() was called.
- * MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
- * MLXD_ERROR_SYSTEM: a call to the operating system failed.
+ * *Order.* All ranks of the group call the same collectives in the same order, with the same
+ * count, dtype and root. They run in the order in which this rank called them, whatever threads
+ * and streams they come from. Groups go on beside each other.
+ *
+ * *Buffers.* They are the caller's, aligned or not. `count == 0` needs none: they may be NULL.
+ * Sizes in bytes may be 2 GiB and more. `input` is only read; nothing else may write to it, nor
+ * use `output`, while the operation goes on. After a failure the contents of `output` are
+ * undefined.
+ *
+ * *Blocking.* With `stream` NULL the call blocks until `output` is complete and `input` may be
+ * reused: this rank's part is done then, that of others perhaps not. With a stream it returns once
+ * its arguments were checked; the buffers then belong to the library until
+ * mlxd_stream_synchronize() or mlxd_stream_free() has returned, and what goes wrong is returned by
+ * mlxd_stream_synchronize(). No call returns while anything can still touch its buffers, after a
+ * failure too.
+ *
+ * *Threads.* Any thread may call, several at once too; where the order of two calls matters, the
+ * threads must see to it themselves.
+ *
+ * - MLXD_ERROR_INVALID_ARGUMENT: group or buffer is NULL, a handle is of the process that forked
+ *   this one, the dtype is unknown, there are more bytes than memory can hold, or buffers overlap.
+ *   Nothing was done and the group works on.
+ *
+ * All others fail the group on all its ranks for good; each later call on it returns the same
+ * status.
+ *
+ * - MLXD_ERROR_TIMEOUT: no progress for as long as MLXD_TIMEOUT_MS or mlxd_group_set_timeout()
+ *   allows.
+ * - MLXD_ERROR_PEER_LOST: a rank died, left or fell silent; the message names it.
+ * - MLXD_ERROR_ABORTED: mlxd_group_abort() was called on some rank, or mlxd_finalize() on this
+ *   one.
+ * - MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
+ * - MLXD_ERROR_SYSTEM: a call to the operating system failed, or there is no memory for scratch
+ *   space.
  */
 mlxd_status mlxd_all_sum(mlxd_group *group,
                          const void *input,
@@ -376,7 +433,10 @@ mlxd_status mlxd_all_sum(mlxd_group *group,
                          mlxd_stream *stream);
 
 /**
- * output[i] = the greatest input[i] of all ranks. NaN wins. For the rest, as mlxd_all_sum().
+ * output[i] = the greatest input[i] of all ranks, for `count` elements; every rank gets the same
+ * bytes. NaN wins. `input` and `output` hold `count` elements each. In place: `input == output`;
+ * any other overlap is an invalid argument. Order, buffers, blocking, threads and statuses as for
+ * mlxd_all_sum().
  */
 mlxd_status mlxd_all_max(mlxd_group *group,
                          const void *input,
@@ -386,7 +446,10 @@ mlxd_status mlxd_all_max(mlxd_group *group,
                          mlxd_stream *stream);
 
 /**
- * output[i] = the least input[i] of all ranks. NaN wins. For the rest, as mlxd_all_sum().
+ * output[i] = the least input[i] of all ranks, for `count` elements; every rank gets the same
+ * bytes. NaN wins. `input` and `output` hold `count` elements each. In place: `input == output`;
+ * any other overlap is an invalid argument. Order, buffers, blocking, threads and statuses as for
+ * mlxd_all_sum().
  */
 mlxd_status mlxd_all_min(mlxd_group *group,
                          const void *input,
@@ -396,8 +459,9 @@ mlxd_status mlxd_all_min(mlxd_group *group,
                          mlxd_stream *stream);
 
 /**
- * output[r * count + i] = input[i] of rank r. `input` holds `count` elements, `output`
- * `size * count`. In place: `input == output + rank * count` elements. For the rest, as
+ * output[r * count + i] = input[i] of rank r, for each rank r and i below `count`. `input` holds
+ * `count` elements, `output` `size * count`. In place: `input == output + rank * count` elements;
+ * any other overlap is an invalid argument. Order, buffers, blocking, threads and statuses as for
  * mlxd_all_sum().
  */
 mlxd_status mlxd_all_gather(mlxd_group *group,
@@ -408,11 +472,13 @@ mlxd_status mlxd_all_gather(mlxd_group *group,
                             mlxd_stream *stream);
 
 /**
- * output[i] = the sum of input[rank * count / size + i] over all ranks: each rank gets its block of
- * the sum. `input` holds `count` elements, a multiple of `size`, `output` `count / size`. In place:
- * `output == input + rank * count / size` elements. For the rest, as mlxd_all_sum().
+ * output[i] = the sum of input[rank * count / size + i] over all ranks, for i below
+ * `count / size`: each rank gets its block of the sum. `input` holds `count` elements, a multiple
+ * of `size`, `output` `count / size`. In place: `output == input + rank * count / size` elements,
+ * and what the rest of `input` holds is undefined then; any other overlap is an invalid argument.
+ * Order, buffers, blocking, threads and statuses as for mlxd_all_sum().
  *
- * MLXD_ERROR_INVALID_ARGUMENT also if `count` is not a multiple of `size`.
+ * - MLXD_ERROR_INVALID_ARGUMENT also if `count` is not a multiple of `size`.
  */
 mlxd_status mlxd_sum_scatter(mlxd_group *group,
                              const void *input,
@@ -422,11 +488,12 @@ mlxd_status mlxd_sum_scatter(mlxd_group *group,
                              mlxd_stream *stream);
 
 /**
- * Block j of rank i's input becomes block i of rank j's output. `input` and `output` hold `count`
- * elements each, a multiple of `size`; a block has `count / size`. Not in place: any overlap is an
- * invalid argument. For the rest, as mlxd_all_sum().
+ * output[r * count / size + i] = input[rank * count / size + i] of rank r, for each rank r and i
+ * below `count / size`: block j of rank i becomes block i of rank j. `input` and `output` hold
+ * `count` elements each, a multiple of `size`. Not in place: any overlap is an invalid argument.
+ * Order, buffers, blocking, threads and statuses as for mlxd_all_sum().
  *
- * MLXD_ERROR_INVALID_ARGUMENT also if `count` is not a multiple of `size`.
+ * - MLXD_ERROR_INVALID_ARGUMENT also if `count` is not a multiple of `size`.
  */
 mlxd_status mlxd_all_to_all(mlxd_group *group,
                             const void *input,
@@ -436,10 +503,11 @@ mlxd_status mlxd_all_to_all(mlxd_group *group,
                             mlxd_stream *stream);
 
 /**
- * buffer[i] of rank `root` becomes buffer[i] of every rank, for `count` elements. For the rest, as
- * mlxd_all_sum().
+ * buffer[i] of rank `root` becomes buffer[i] of every rank, for `count` elements. `buffer` holds
+ * `count` elements; it is only read on rank `root`, and the output on the others. Order, blocking,
+ * threads and statuses as for mlxd_all_sum().
  *
- * MLXD_ERROR_INVALID_ARGUMENT also if `root` is not a rank.
+ * - MLXD_ERROR_INVALID_ARGUMENT also if `root` is not a rank, 0 to `size - 1`.
  */
 mlxd_status mlxd_broadcast(mlxd_group *group,
                            void *buffer,
@@ -449,14 +517,16 @@ mlxd_status mlxd_broadcast(mlxd_group *group,
                            mlxd_stream *stream);
 
 /**
- * Sends `count` elements to rank `dst`, which receives as many of the same size with mlxd_recv() or
- * mlxd_send_recv(). Messages from one rank to another arrive in the order in which they were sent;
- * they go on beside the group's collectives and beside messages of other pairs. A send may wait for
- * its receive: two ranks that send to each other first can wait for ever, mlxd_send_recv() cannot.
+ * Sends `count` elements to rank `dst`, which receives them with mlxd_recv() or mlxd_send_recv()
+ * of the same count and dtype. `input` holds `count` elements. Messages from one rank to another
+ * arrive in the order in which they were sent; they go on beside the group's collectives and
+ * beside messages of other pairs. A send may wait for its receive: two ranks that send to each
+ * other first can wait until their time is up, mlxd_send_recv() cannot.
  *
- * Buffers, blocking, streams and errors as for mlxd_all_sum().
+ * Buffers, blocking, threads and statuses as for mlxd_all_sum(); the call returns once `input` may
+ * be reused, which does not say that the message was received.
  *
- * MLXD_ERROR_INVALID_ARGUMENT also if `dst` is not another rank of the group.
+ * - MLXD_ERROR_INVALID_ARGUMENT also if `dst` is not another rank of the group.
  */
 mlxd_status mlxd_send(mlxd_group *group,
                       const void *input,
@@ -466,13 +536,14 @@ mlxd_status mlxd_send(mlxd_group *group,
                       mlxd_stream *stream);
 
 /**
- * Receives `count` elements from rank `src`: the next message that it sends to this rank. Waits for
- * it at most MLXD_RECV_TIMEOUT_MS, or what mlxd_group_set_timeout() says.
+ * Receives `count` elements from rank `src`: the next message that it sends to this rank. `output`
+ * holds `count` elements. Waits for it at most MLXD_RECV_TIMEOUT_MS, or what
+ * mlxd_group_set_timeout() says; a message that does not come in time fails the group.
  *
- * Buffers, blocking, streams and errors as for mlxd_all_sum().
+ * Buffers, blocking, threads and statuses as for mlxd_all_sum().
  *
- * MLXD_ERROR_INVALID_ARGUMENT also if `src` is not another rank of the group.
- * MLXD_ERROR_MISMATCH: the message has another count or dtype.
+ * - MLXD_ERROR_INVALID_ARGUMENT also if `src` is not another rank of the group.
+ * - MLXD_ERROR_MISMATCH: the message has another count or dtype.
  */
 mlxd_status mlxd_recv(mlxd_group *group,
                       void *output,
@@ -483,9 +554,15 @@ mlxd_status mlxd_recv(mlxd_group *group,
 
 /**
  * Sends `count` elements to rank `dst` and receives `output_count` from rank `src`, which may be
- * another or the same, both at once. As mlxd_send() and mlxd_recv() together, with which it pairs,
- * but neither waits for the other; the operation's timeout holds for both. `input` and `output` must
- * not overlap.
+ * another or the same, both at once. `input` holds `count` elements, `output` `output_count`; they
+ * must not overlap. As mlxd_send() and mlxd_recv() together, with which it pairs, but neither
+ * waits for the other. It keeps its place among the sends to `dst` and the receives from `src` until
+ * both are done. The limit of both is that of a collective, not MLXD_RECV_TIMEOUT_MS.
+ *
+ * Buffers, blocking, threads and statuses as for mlxd_all_sum().
+ *
+ * - MLXD_ERROR_INVALID_ARGUMENT also if `dst` or `src` is not another rank of the group.
+ * - MLXD_ERROR_MISMATCH: the message that came has another count or dtype.
  */
 mlxd_status mlxd_send_recv(mlxd_group *group,
                            const void *input,
@@ -498,21 +575,30 @@ mlxd_status mlxd_send_recv(mlxd_group *group,
                            mlxd_stream *stream);
 
 /**
- * Returns, or lets the stream go on, when every rank of the group has called it. For the rest, as
+ * Returns, or lets the stream go on, when every rank of the group has called it. It takes its
+ * place in the order of the group's collectives. Blocking, threads and statuses as for
  * mlxd_all_sum().
  */
 mlxd_status mlxd_barrier(mlxd_group *group, mlxd_stream *stream);
 
 /**
- * A new, empty stream with a thread, to be freed with mlxd_stream_free(). NULL on error:
- * MLXD_ERROR_SYSTEM, no thread could be started. Never blocks.
+ * A new, empty stream with a thread, to be freed with mlxd_stream_free(). Operations of any groups
+ * may be put on it. Any thread; never blocks.
+ *
+ * NULL on error:
+ *
+ * - MLXD_ERROR_SYSTEM: no thread could be started.
  */
 mlxd_stream *mlxd_stream_new(void);
 
 /**
  * A stream that stands for a cudaStream_t, which the caller owns and keeps alive; 0 is CUDA's
- * default stream. For groups on nccl only. NULL on error: MLXD_ERROR_UNAVAILABLE, since nccl is not
- * in this build.
+ * default stream. For groups on nccl only. To be freed with mlxd_stream_free(). Any thread; never
+ * blocks.
+ *
+ * NULL on error:
+ *
+ * - MLXD_ERROR_UNAVAILABLE: always so far, since nccl is not in this build.
  */
 mlxd_stream *mlxd_stream_from_cuda(void *cuda_stream);
 
@@ -521,30 +607,35 @@ mlxd_stream *mlxd_stream_from_cuda(void *cuda_stream);
  * first failure among those since the last call. After a success, the buffers of these operations
  * are the caller's again and their results complete; after a failure the buffers are the caller's
  * too, their contents undefined. Blocks as long as the operations do, which have their timeouts.
+ * Any thread; of several that wait, one is told the failure.
  *
- * MLXD_ERROR_INVALID_ARGUMENT: NULL handle. Else what the operation returned: see its function.
+ * - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
+ * - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
+ *   MLXD_ERROR_SYSTEM: what an operation returned, as for mlxd_all_sum().
  */
 mlxd_status mlxd_stream_synchronize(mlxd_stream *stream);
 
 /**
  * Waits for what is queued, then frees the stream, once; failures that nobody asked for are gone.
- * NULL: does nothing.
+ * NULL, or a stream of the process that forked this one: does nothing. Any thread, while no other
+ * is in a call with this stream; blocks as long as the queued operations do. Leaves
+ * mlxd_last_status() as it is.
  */
 void mlxd_stream_free(mlxd_stream *stream);
 
 /**
- * Empty options, to be freed with mlxd_options_free(). NULL if there is no memory. One thread at a
- * time may use them; never blocks.
+ * Empty options, to be freed with mlxd_options_free(). NULL on error. One thread at a time may use
+ * them; never blocks.
  */
 mlxd_options *mlxd_options_new(void);
 
 /**
- * Sets one option. The name is that of an environment variable, such as "MLXD_TIMEOUT_MS"; both
- * strings are copied. A value is checked when it is used; "" is as if neither the option nor the
- * variable were set.
+ * Sets one option, or sets it anew. The name is that of an environment variable, such as
+ * "MLXD_TIMEOUT_MS"; both strings are copied. A value is checked when it is used; "" is as if
+ * neither the option nor the variable were set. One thread at a time; never blocks.
  *
- * MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, a string is not UTF-8, or there is no setting of
- * this name.
+ * - MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, a string is not UTF-8, or there is no setting
+ *   of this name. Nothing was set.
  */
 mlxd_status mlxd_options_set(mlxd_options *options, const char *name, const char *value);
 
@@ -552,16 +643,18 @@ mlxd_status mlxd_options_set(mlxd_options *options, const char *name, const char
  * Lets the ranks find each other through the caller's own all-gather instead of a coordinator's
  * address: with MLXD_RANK and MLXD_WORLD_SIZE, rank 0 listens at a free port and `fn` brings its
  * addresses to the others. `user_data` is passed on as it is; both must stay valid until the
- * options have been freed. Wins over every other way to start.
+ * options have been freed. Wins over every other way to start. One thread at a time; never blocks,
+ * and does not call `fn`.
  *
- * MLXD_ERROR_INVALID_ARGUMENT: `options` or `fn` is NULL.
+ * - MLXD_ERROR_INVALID_ARGUMENT: `options` or `fn` is NULL.
  */
 mlxd_status mlxd_options_set_all_gather(mlxd_options *options,
                                         mlxd_all_gather_fn fn,
                                         void *user_data);
 
 /**
- * Frees options; groups that were made with them keep what they need. NULL: does nothing.
+ * Frees options, once; groups that were made with them keep what they need. NULL: does nothing.
+ * Any thread, while no other uses them; never blocks. Leaves mlxd_last_status() as it is.
  */
 void mlxd_options_free(mlxd_options *options);
 
@@ -569,19 +662,18 @@ void mlxd_options_free(mlxd_options *options);
  * A sentence about this thread's last fallible call: what was wrong, where, and what would be
  * right; or "" if that call succeeded.
  *
- * Every function of this header that can fail sets it, those that return a status, a handle or a
- * rank, but not mlxd_last_error(), mlxd_last_status(), mlxd_status_name(), mlxd_dtype_size(),
- * mlxd_version() and the functions that free. An operation that was put on a stream tells its
- * failure to the thread that calls mlxd_stream_synchronize().
+ * Every function of this header sets it but mlxd_last_error(), mlxd_last_status(),
+ * mlxd_status_name(), mlxd_dtype_size(), mlxd_version() and those that free. An operation that was
+ * put on a stream tells its failure to the thread that calls mlxd_stream_synchronize().
  *
- * Never NULL. The library owns the string; it is valid until this thread's next call of any
- * function of this header that can fail. Any thread; never blocks.
+ * Never NULL. The library owns the string; it is valid until this thread's next call of a function
+ * that sets it. Any thread, about itself; never blocks.
  */
 const char *mlxd_last_error(void);
 
 /**
  * The status of this thread's last fallible call, as mlxd_last_error() describes it; MLXD_OK after
- * a success. For the functions that return a handle or a rank. Any thread; never blocks.
+ * a success. For the functions that return a handle, a rank or a truth. Any thread; never blocks.
  */
 mlxd_status mlxd_last_status(void);
 

@@ -271,7 +271,9 @@ private:
     std::size_t size_ = 0;
 };
 
+/// Span(pointer, count) views what the pointer points to.
 template <class T> Span(T *, std::size_t) -> Span<T>;
+/// Span(range) views the elements of the range, const where the range is.
 template <class Range>
 Span(Range &&) -> Span<std::remove_pointer_t<decltype(std::data(std::declval<Range &>()))>>;
 

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 const TOP: &str = "\
-/*
+/**
+ * \\file
  * libmlxd: distributed communication for C and C++ programs.
  *
  * A program calls mlxd_init() for its world and then collectives on it:
@@ -14,9 +15,13 @@ const TOP: &str = "\
  *     mlxd_group_free(world);
  *
  * Functions return a status, or a handle that is NULL on failure; mlxd_last_error() then says what
- * was wrong, where, and what would be right. Outputs are written only on success. Whatever has a
- * function named _new, _init or _split has one named _free. Nothing here exits, aborts, prints or
- * throws. Pointers are checked for NULL; a NULL group never means the world.
+ * was wrong, where, and what would be right. Outputs are written only on success, except that a
+ * collective which fails may leave anything in its output. Whatever has a function named _new, _init
+ * or _split has one named _free. Nothing here exits, aborts, throws or, unless MLXD_LOG is set,
+ * prints. Pointers are checked for NULL; a NULL group never means the world.
+ *
+ * Each function says which statuses it returns. Beside those, every one that can fail may return
+ * MLXD_ERROR_INTERNAL, a bug in this library, and the first call in a process MLXD_ERROR_SYSTEM.
  *
  * Generated from the library's sources: do not edit.
  */";
@@ -30,12 +35,20 @@ fn generated() -> String {
         "MINOR" => env!("CARGO_PKG_VERSION_MINOR"),
         _ => env!("CARGO_PKG_VERSION_PATCH"),
     };
-    let macros: Vec<String> = ["MAJOR", "MINOR", "PATCH"]
-        .iter()
-        .map(|part| format!("#define MLXD_VERSION_{part} {}", version(part)))
-        .collect();
-    let about = "/** The version of this header; mlxd_version() is that of the library. */";
-    config.after_includes = Some(format!("\n{about}\n{}", macros.join("\n")));
+    let macros: Vec<String> = [
+        (
+            "MAJOR",
+            "The version of this header, first number; mlxd_version() is that of the library.",
+        ),
+        ("MINOR", "The version of this header, second number."),
+        ("PATCH", "The version of this header, third number."),
+    ]
+    .iter()
+    .map(|(part, about)| {
+        format!("\n/**\n * {about}\n */\n#define MLXD_VERSION_{part} {}", version(part))
+    })
+    .collect();
+    config.after_includes = Some(macros.join("\n"));
     let mut text = Vec::new();
     // In the order in which a reader of the header wants them.
     let files = ["facts", "start", "group", "collective", "stream", "options", "last_error"];

@@ -1,8 +1,17 @@
 /* The smallest program of a user: the sum over all ranks, here over one. */
 #include <mlxd.h>
 #include <stdio.h>
+#include <string.h>
 
 int main(void) {
+    char header[64];
+    snprintf(header, sizeof header, "%d.%d.%d", MLXD_VERSION_MAJOR, MLXD_VERSION_MINOR,
+             MLXD_VERSION_PATCH);
+    if (strcmp(header, mlxd_version()) != 0 || strcmp(header, CONSUMER_VERSION) != 0) {
+        fprintf(stderr, "versions: header %s, library %s, package %s\n", header, mlxd_version(),
+                CONSUMER_VERSION);
+        return 1;
+    }
     mlxd_group *world = mlxd_init(false, NULL);
     if (world == NULL) {
         fprintf(stderr, "%s\n", mlxd_last_error());

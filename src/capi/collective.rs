@@ -58,22 +58,43 @@ unsafe fn collective(
 /// bytes. `input` and `output` hold `count` elements each. In place: `input == output`; any other
 /// overlap is an invalid argument.
 ///
-/// This holds for every operation below. All ranks of the group call the same collectives in the
-/// same order, with the same count, dtype and root. With `stream` NULL the call blocks until
-/// `output` is complete and `input` may be reused. On a stream it returns once its arguments were
-/// checked; the buffers then belong to the library until mlxd_stream_synchronize() has returned. A
-/// group's collectives run in the order in which this rank called them, whatever streams they are
-/// on. `count == 0` needs no buffers. Sizes in bytes may be 2 GiB and more. Any thread may call;
-/// groups go on beside each other. No call returns while anything can still touch its buffers; after
-/// a failure the contents of `output` are undefined.
+/// What follows holds for every operation below; `size` and `rank` are mlxd_group_size() and
+/// mlxd_group_rank().
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT: NULL group or buffer, unknown dtype, buffers that overlap; nothing
-/// was done and the group works on. All that follow fail the group for good:
-/// MLXD_ERROR_TIMEOUT: no progress for as long as the group's limit allows.
-/// MLXD_ERROR_PEER_LOST: a rank died, left or fell silent.
-/// MLXD_ERROR_ABORTED: mlxd_group_abort() or mlxd_finalize() was called.
-/// MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
-/// MLXD_ERROR_SYSTEM: a call to the operating system failed.
+/// *Order.* All ranks of the group call the same collectives in the same order, with the same
+/// count, dtype and root. They run in the order in which this rank called them, whatever threads
+/// and streams they come from. Groups go on beside each other.
+///
+/// *Buffers.* They are the caller's, aligned or not. `count == 0` needs none: they may be NULL.
+/// Sizes in bytes may be 2 GiB and more. `input` is only read; nothing else may write to it, nor
+/// use `output`, while the operation goes on. After a failure the contents of `output` are
+/// undefined.
+///
+/// *Blocking.* With `stream` NULL the call blocks until `output` is complete and `input` may be
+/// reused: this rank's part is done then, that of others perhaps not. With a stream it returns once
+/// its arguments were checked; the buffers then belong to the library until
+/// mlxd_stream_synchronize() or mlxd_stream_free() has returned, and what goes wrong is returned by
+/// mlxd_stream_synchronize(). No call returns while anything can still touch its buffers, after a
+/// failure too.
+///
+/// *Threads.* Any thread may call, several at once too; where the order of two calls matters, the
+/// threads must see to it themselves.
+///
+/// - MLXD_ERROR_INVALID_ARGUMENT: group or buffer is NULL, a handle is of the process that forked
+///   this one, the dtype is unknown, there are more bytes than memory can hold, or buffers overlap.
+///   Nothing was done and the group works on.
+///
+/// All others fail the group on all its ranks for good; each later call on it returns the same
+/// status.
+///
+/// - MLXD_ERROR_TIMEOUT: no progress for as long as MLXD_TIMEOUT_MS or mlxd_group_set_timeout()
+///   allows.
+/// - MLXD_ERROR_PEER_LOST: a rank died, left or fell silent; the message names it.
+/// - MLXD_ERROR_ABORTED: mlxd_group_abort() was called on some rank, or mlxd_finalize() on this
+///   one.
+/// - MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
+/// - MLXD_ERROR_SYSTEM: a call to the operating system failed, or there is no memory for scratch
+///   space.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_all_sum(
     group: *mut mlxd_group,
@@ -87,7 +108,10 @@ pub unsafe extern "C" fn mlxd_all_sum(
     unsafe { collective(Verb::AllSum, group, input, output, count, dtype, -1, stream) }
 }
 
-/// output[i] = the greatest input[i] of all ranks. NaN wins. For the rest, as mlxd_all_sum().
+/// output[i] = the greatest input[i] of all ranks, for `count` elements; every rank gets the same
+/// bytes. NaN wins. `input` and `output` hold `count` elements each. In place: `input == output`;
+/// any other overlap is an invalid argument. Order, buffers, blocking, threads and statuses as for
+/// mlxd_all_sum().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_all_max(
     group: *mut mlxd_group,
@@ -101,7 +125,10 @@ pub unsafe extern "C" fn mlxd_all_max(
     unsafe { collective(Verb::AllMax, group, input, output, count, dtype, -1, stream) }
 }
 
-/// output[i] = the least input[i] of all ranks. NaN wins. For the rest, as mlxd_all_sum().
+/// output[i] = the least input[i] of all ranks, for `count` elements; every rank gets the same
+/// bytes. NaN wins. `input` and `output` hold `count` elements each. In place: `input == output`;
+/// any other overlap is an invalid argument. Order, buffers, blocking, threads and statuses as for
+/// mlxd_all_sum().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_all_min(
     group: *mut mlxd_group,
@@ -115,8 +142,9 @@ pub unsafe extern "C" fn mlxd_all_min(
     unsafe { collective(Verb::AllMin, group, input, output, count, dtype, -1, stream) }
 }
 
-/// output[r * count + i] = input[i] of rank r. `input` holds `count` elements, `output`
-/// `size * count`. In place: `input == output + rank * count` elements. For the rest, as
+/// output[r * count + i] = input[i] of rank r, for each rank r and i below `count`. `input` holds
+/// `count` elements, `output` `size * count`. In place: `input == output + rank * count` elements;
+/// any other overlap is an invalid argument. Order, buffers, blocking, threads and statuses as for
 /// mlxd_all_sum().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_all_gather(
@@ -131,11 +159,13 @@ pub unsafe extern "C" fn mlxd_all_gather(
     unsafe { collective(Verb::AllGather, group, input, output, count, dtype, -1, stream) }
 }
 
-/// output[i] = the sum of input[rank * count / size + i] over all ranks: each rank gets its block of
-/// the sum. `input` holds `count` elements, a multiple of `size`, `output` `count / size`. In place:
-/// `output == input + rank * count / size` elements. For the rest, as mlxd_all_sum().
+/// output[i] = the sum of input[rank * count / size + i] over all ranks, for i below
+/// `count / size`: each rank gets its block of the sum. `input` holds `count` elements, a multiple
+/// of `size`, `output` `count / size`. In place: `output == input + rank * count / size` elements,
+/// and what the rest of `input` holds is undefined then; any other overlap is an invalid argument.
+/// Order, buffers, blocking, threads and statuses as for mlxd_all_sum().
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT also if `count` is not a multiple of `size`.
+/// - MLXD_ERROR_INVALID_ARGUMENT also if `count` is not a multiple of `size`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_sum_scatter(
     group: *mut mlxd_group,
@@ -149,11 +179,12 @@ pub unsafe extern "C" fn mlxd_sum_scatter(
     unsafe { collective(Verb::SumScatter, group, input, output, count, dtype, -1, stream) }
 }
 
-/// Block j of rank i's input becomes block i of rank j's output. `input` and `output` hold `count`
-/// elements each, a multiple of `size`; a block has `count / size`. Not in place: any overlap is an
-/// invalid argument. For the rest, as mlxd_all_sum().
+/// output[r * count / size + i] = input[rank * count / size + i] of rank r, for each rank r and i
+/// below `count / size`: block j of rank i becomes block i of rank j. `input` and `output` hold
+/// `count` elements each, a multiple of `size`. Not in place: any overlap is an invalid argument.
+/// Order, buffers, blocking, threads and statuses as for mlxd_all_sum().
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT also if `count` is not a multiple of `size`.
+/// - MLXD_ERROR_INVALID_ARGUMENT also if `count` is not a multiple of `size`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_all_to_all(
     group: *mut mlxd_group,
@@ -167,10 +198,11 @@ pub unsafe extern "C" fn mlxd_all_to_all(
     unsafe { collective(Verb::AllToAll, group, input, output, count, dtype, -1, stream) }
 }
 
-/// buffer[i] of rank `root` becomes buffer[i] of every rank, for `count` elements. For the rest, as
-/// mlxd_all_sum().
+/// buffer[i] of rank `root` becomes buffer[i] of every rank, for `count` elements. `buffer` holds
+/// `count` elements; it is only read on rank `root`, and the output on the others. Order, blocking,
+/// threads and statuses as for mlxd_all_sum().
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT also if `root` is not a rank.
+/// - MLXD_ERROR_INVALID_ARGUMENT also if `root` is not a rank, 0 to `size - 1`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_broadcast(
     group: *mut mlxd_group,
@@ -184,14 +216,16 @@ pub unsafe extern "C" fn mlxd_broadcast(
     unsafe { collective(Verb::Broadcast, group, buffer, buffer, count, dtype, root, stream) }
 }
 
-/// Sends `count` elements to rank `dst`, which receives as many of the same size with mlxd_recv() or
-/// mlxd_send_recv(). Messages from one rank to another arrive in the order in which they were sent;
-/// they go on beside the group's collectives and beside messages of other pairs. A send may wait for
-/// its receive: two ranks that send to each other first can wait for ever, mlxd_send_recv() cannot.
+/// Sends `count` elements to rank `dst`, which receives them with mlxd_recv() or mlxd_send_recv()
+/// of the same count and dtype. `input` holds `count` elements. Messages from one rank to another
+/// arrive in the order in which they were sent; they go on beside the group's collectives and
+/// beside messages of other pairs. A send may wait for its receive: two ranks that send to each
+/// other first can wait until their time is up, mlxd_send_recv() cannot.
 ///
-/// Buffers, blocking, streams and errors as for mlxd_all_sum().
+/// Buffers, blocking, threads and statuses as for mlxd_all_sum(); the call returns once `input` may
+/// be reused, which does not say that the message was received.
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT also if `dst` is not another rank of the group.
+/// - MLXD_ERROR_INVALID_ARGUMENT also if `dst` is not another rank of the group.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_send(
     group: *mut mlxd_group,
@@ -206,13 +240,14 @@ pub unsafe extern "C" fn mlxd_send(
     unsafe { exchange(group, dtype, Some(send), None, stream) }
 }
 
-/// Receives `count` elements from rank `src`: the next message that it sends to this rank. Waits for
-/// it at most MLXD_RECV_TIMEOUT_MS, or what mlxd_group_set_timeout() says.
+/// Receives `count` elements from rank `src`: the next message that it sends to this rank. `output`
+/// holds `count` elements. Waits for it at most MLXD_RECV_TIMEOUT_MS, or what
+/// mlxd_group_set_timeout() says; a message that does not come in time fails the group.
 ///
-/// Buffers, blocking, streams and errors as for mlxd_all_sum().
+/// Buffers, blocking, threads and statuses as for mlxd_all_sum().
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT also if `src` is not another rank of the group.
-/// MLXD_ERROR_MISMATCH: the message has another count or dtype.
+/// - MLXD_ERROR_INVALID_ARGUMENT also if `src` is not another rank of the group.
+/// - MLXD_ERROR_MISMATCH: the message has another count or dtype.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_recv(
     group: *mut mlxd_group,
@@ -228,9 +263,15 @@ pub unsafe extern "C" fn mlxd_recv(
 }
 
 /// Sends `count` elements to rank `dst` and receives `output_count` from rank `src`, which may be
-/// another or the same, both at once. As mlxd_send() and mlxd_recv() together, with which it pairs,
-/// but neither waits for the other; the operation's timeout holds for both. `input` and `output` must
-/// not overlap.
+/// another or the same, both at once. `input` holds `count` elements, `output` `output_count`; they
+/// must not overlap. As mlxd_send() and mlxd_recv() together, with which it pairs, but neither
+/// waits for the other. It keeps its place among the sends to `dst` and the receives from `src` until
+/// both are done. The limit of both is that of a collective, not MLXD_RECV_TIMEOUT_MS.
+///
+/// Buffers, blocking, threads and statuses as for mlxd_all_sum().
+///
+/// - MLXD_ERROR_INVALID_ARGUMENT also if `dst` or `src` is not another rank of the group.
+/// - MLXD_ERROR_MISMATCH: the message that came has another count or dtype.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_send_recv(
     group: *mut mlxd_group,
@@ -264,7 +305,8 @@ unsafe fn exchange(
     unsafe { submit(group, stream, || Ok(Request::Exchange { dtype: dtype(number)?, send, recv })) }
 }
 
-/// Returns, or lets the stream go on, when every rank of the group has called it. For the rest, as
+/// Returns, or lets the stream go on, when every rank of the group has called it. It takes its
+/// place in the order of the group's collectives. Blocking, threads and statuses as for
 /// mlxd_all_sum().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_barrier(

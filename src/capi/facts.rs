@@ -38,7 +38,7 @@ pub const MLXD_ERROR_AUTH: mlxd_status = 9;
 pub const MLXD_ERROR_SYSTEM: mlxd_status = 10;
 /// MPI, CUDA, NCCL or verbs reported an error.
 pub const MLXD_ERROR_BACKEND: mlxd_status = 11;
-/// A bug in this library.
+/// A bug in this library. Any call that can fail could return it, so that none lists it.
 pub const MLXD_ERROR_INTERNAL: mlxd_status = 12;
 
 /// One byte, 0 or 1. Sum and max are *or*, min is *and*.

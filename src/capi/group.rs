@@ -26,14 +26,17 @@ impl mlxd_group {
     }
 }
 
-/// This process's rank in the group, 0 to size - 1; -1 on error (NULL handle). Never blocks.
+/// This process's rank in the group, 0 to size - 1; -1 on error, MLXD_ERROR_INVALID_ARGUMENT: a
+/// NULL handle or one of the process that forked this one. Known also after the group has failed.
+/// Any thread; never blocks.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_group_rank(group: *const mlxd_group) -> i32 {
     // SAFETY: the header asks for a handle or NULL.
     guard_value(-1, || Ok(unsafe { mlxd_group::get(group) }?.rank() as i32))
 }
 
-/// The number of ranks in the group, at least 1; -1 on error (NULL handle). Never blocks.
+/// The number of ranks in the group, at least 1; -1 on error, as mlxd_group_rank(). Known also
+/// after the group has failed. Any thread; never blocks.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_group_size(group: *const mlxd_group) -> i32 {
     // SAFETY: the header asks for a handle or NULL.
@@ -41,7 +44,8 @@ pub unsafe extern "C" fn mlxd_group_size(group: *const mlxd_group) -> i32 {
 }
 
 /// What the group runs on: "ring", "mpi", "nccl", "jaccl", or "none" for a process that has nothing
-/// to start from. NULL on error (NULL handle). The library owns the string for good. Never blocks.
+/// to start from. NULL on error, as mlxd_group_rank(). The library owns the string for good. Any
+/// thread; never blocks.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_group_backend(group: *const mlxd_group) -> *const c_char {
     guard_value(std::ptr::null(), || {
@@ -66,12 +70,14 @@ pub unsafe extern "C" fn mlxd_group_backend(group: *const mlxd_group) -> *const 
 /// owns its connections, may be used beside its parent, outlives it, and has the parent's timeout.
 /// It fails when one of its ranks is lost, but not when its parent fails for another reason.
 ///
-/// `*out` is written only on success, and freed with mlxd_group_free(). Blocks until all ranks have
-/// called.
+/// `*out` is written only on success; it is a new handle, to be freed with mlxd_group_free(). Any
+/// thread; blocks until all ranks have called, and until the collectives that this rank called
+/// before have run, those on streams too.
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, or the colour is below -1.
-/// MLXD_ERROR_TIMEOUT, _PEER_LOST, _ABORTED, _MISMATCH, _SYSTEM: as for a collective; the parent has
-/// failed.
+/// - MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, the handle is of the process that forked this
+///   one, or the colour is below -1. Nothing was done.
+/// - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
+///   MLXD_ERROR_SYSTEM: as for mlxd_all_sum(); the parent has failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_group_split(
     group: *mut mlxd_group,
@@ -97,10 +103,11 @@ pub unsafe extern "C" fn mlxd_group_split(
 
 /// Sets how long each operation of this group that is called from now on, receives included, may go
 /// without progress, in milliseconds; 0: no limit. The limit counts from when the operation starts
-/// to run. Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. Never
+/// to run, and holds for all handles of the group in this process; other ranks have their own.
+/// Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. Any thread; never
 /// blocks.
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT: NULL handle.
+/// - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_group_set_timeout(
     group: *mut mlxd_group,
@@ -114,9 +121,12 @@ pub unsafe extern "C" fn mlxd_group_set_timeout(
 }
 
 /// MLXD_OK while the group works, or what failed it, with mlxd_last_error() saying more: the same
-/// status that every call on it returns from then on. Never blocks.
+/// status that every operation on it returns from then on. A failure on another rank is known here
+/// within moments, without a call. Any thread; never blocks.
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT: NULL handle.
+/// - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
+/// - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
+///   MLXD_ERROR_SYSTEM: what failed the group, as for mlxd_all_sum().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_group_status(group: *const mlxd_group) -> mlxd_status {
     // SAFETY: the header asks for a handle or NULL.
@@ -125,10 +135,11 @@ pub unsafe extern "C" fn mlxd_group_status(group: *const mlxd_group) -> mlxd_sta
 
 /// Fails the group on all its ranks: calls that wait in it, on whatever rank, return
 /// MLXD_ERROR_ABORTED within a second, and so does every later call. Groups made from it by
-/// mlxd_group_split(), and its parent, work on. Any thread, also while others wait in the group; not
-/// from a signal handler itself. Never blocks.
+/// mlxd_group_split(), and its parent, work on. The handle must be freed nevertheless. MLXD_OK also
+/// if the group has failed already, whose status then stays. Any thread, also while others wait in
+/// the group; not from a signal handler itself. Never blocks.
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT: NULL handle.
+/// - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_group_abort(group: *mut mlxd_group) -> mlxd_status {
     guard(|| {
@@ -138,9 +149,10 @@ pub unsafe extern "C" fn mlxd_group_abort(group: *mut mlxd_group) -> mlxd_status
     })
 }
 
-/// Frees a handle, once; NULL: does nothing. The last handle of a world says goodbye to its other
-/// ranks, once the groups split from it are freed too. Operations on streams keep the group until
-/// they have run; no other thread may be in a call with this handle. Never blocks.
+/// Frees a handle, once; NULL, or a handle of the process that forked this one: does nothing. The
+/// last handle of a world says goodbye to its other ranks, once the groups split from it are freed
+/// too. Operations on streams keep the group until they have run. Any thread, while no other is in
+/// a call with this handle; never blocks. Leaves mlxd_last_status() as it is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_group_free(group: *mut mlxd_group) {
     // SAFETY: the header asks for a handle that is not used again, or NULL; handles of groups are

@@ -33,13 +33,12 @@ pub(super) fn remember(error: Option<Error>) {
 /// A sentence about this thread's last fallible call: what was wrong, where, and what would be
 /// right; or "" if that call succeeded.
 ///
-/// Every function of this header that can fail sets it, those that return a status, a handle or a
-/// rank, but not mlxd_last_error(), mlxd_last_status(), mlxd_status_name(), mlxd_dtype_size(),
-/// mlxd_version() and the functions that free. An operation that was put on a stream tells its
-/// failure to the thread that calls mlxd_stream_synchronize().
+/// Every function of this header sets it but mlxd_last_error(), mlxd_last_status(),
+/// mlxd_status_name(), mlxd_dtype_size(), mlxd_version() and those that free. An operation that was
+/// put on a stream tells its failure to the thread that calls mlxd_stream_synchronize().
 ///
-/// Never NULL. The library owns the string; it is valid until this thread's next call of any
-/// function of this header that can fail. Any thread; never blocks.
+/// Never NULL. The library owns the string; it is valid until this thread's next call of a function
+/// that sets it. Any thread, about itself; never blocks.
 #[unsafe(no_mangle)]
 pub extern "C" fn mlxd_last_error() -> *const c_char {
     LAST.try_with(|last| last.borrow().message.as_ref().map_or(c"".as_ptr(), |m| m.as_ptr()))
@@ -47,7 +46,7 @@ pub extern "C" fn mlxd_last_error() -> *const c_char {
 }
 
 /// The status of this thread's last fallible call, as mlxd_last_error() describes it; MLXD_OK after
-/// a success. For the functions that return a handle or a rank. Any thread; never blocks.
+/// a success. For the functions that return a handle, a rank or a truth. Any thread; never blocks.
 #[unsafe(no_mangle)]
 pub extern "C" fn mlxd_last_status() -> mlxd_status {
     LAST.try_with(|last| last.borrow().status as mlxd_status).unwrap_or(Status::Ok as mlxd_status)

@@ -18,8 +18,10 @@ impl mlxd_options {
 }
 
 /// A way of the caller's own to gather `bytes` bytes from every rank: `src` has this rank's, `dst`
-/// has room for `size * bytes` and gets them all in rank order. Returns 0 on success. Called by
-/// mlxd_init_with_options() only, on its thread, by all ranks alike; may block.
+/// has room for `size * bytes` and gets them all in rank order. Both belong to the library and are
+/// valid during the call only. Returns 0 on success; whatever else fails the start with
+/// MLXD_ERROR_CONFIG. Called by mlxd_init_with_options() only, on its thread, by all ranks alike;
+/// may block. Must return: neither longjmp() nor a C++ exception may leave it.
 pub type mlxd_all_gather_fn = Option<
     unsafe extern "C" fn(
         user_data: *mut c_void,
@@ -29,8 +31,8 @@ pub type mlxd_all_gather_fn = Option<
     ) -> i32,
 >;
 
-/// Empty options, to be freed with mlxd_options_free(). NULL if there is no memory. One thread at a
-/// time may use them; never blocks.
+/// Empty options, to be freed with mlxd_options_free(). NULL on error. One thread at a time may use
+/// them; never blocks.
 #[unsafe(no_mangle)]
 pub extern "C" fn mlxd_options_new() -> *mut mlxd_options {
     guard_value(std::ptr::null_mut(), || {
@@ -38,12 +40,12 @@ pub extern "C" fn mlxd_options_new() -> *mut mlxd_options {
     })
 }
 
-/// Sets one option. The name is that of an environment variable, such as "MLXD_TIMEOUT_MS"; both
-/// strings are copied. A value is checked when it is used; "" is as if neither the option nor the
-/// variable were set.
+/// Sets one option, or sets it anew. The name is that of an environment variable, such as
+/// "MLXD_TIMEOUT_MS"; both strings are copied. A value is checked when it is used; "" is as if
+/// neither the option nor the variable were set. One thread at a time; never blocks.
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, a string is not UTF-8, or there is no setting of
-/// this name.
+/// - MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, a string is not UTF-8, or there is no setting
+///   of this name. Nothing was set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_options_set(
     options: *mut mlxd_options,
@@ -64,9 +66,10 @@ pub unsafe extern "C" fn mlxd_options_set(
 /// Lets the ranks find each other through the caller's own all-gather instead of a coordinator's
 /// address: with MLXD_RANK and MLXD_WORLD_SIZE, rank 0 listens at a free port and `fn` brings its
 /// addresses to the others. `user_data` is passed on as it is; both must stay valid until the
-/// options have been freed. Wins over every other way to start.
+/// options have been freed. Wins over every other way to start. One thread at a time; never blocks,
+/// and does not call `fn`.
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT: `options` or `fn` is NULL.
+/// - MLXD_ERROR_INVALID_ARGUMENT: `options` or `fn` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_options_set_all_gather(
     options: *mut mlxd_options,
@@ -86,7 +89,8 @@ pub unsafe extern "C" fn mlxd_options_set_all_gather(
     })
 }
 
-/// Frees options; groups that were made with them keep what they need. NULL: does nothing.
+/// Frees options, once; groups that were made with them keep what they need. NULL: does nothing.
+/// Any thread, while no other uses them; never blocks. Leaves mlxd_last_status() as it is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_options_free(options: *mut mlxd_options) {
     if !options.is_null() {

@@ -11,8 +11,9 @@ use crate::process;
 use crate::registry::{self, Name};
 
 /// Whether this backend could be started here: "ring", "mpi", "nccl", "jaccl", or "any" (also NULL)
-/// for one of them. False for a name that is none. Says nothing about the settings that a start
-/// needs. Any thread; may load the backend's library.
+/// for one of them. False for a name that is none, with MLXD_ERROR_INVALID_ARGUMENT as
+/// mlxd_last_status(). Says nothing about the settings that a start needs. Any thread; may load the
+/// backend's library, waits for no other rank.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
     // SAFETY: the header asks for NULL or a string.
@@ -27,23 +28,26 @@ pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
 /// not kept, so that the next call starts a new one, as all its ranks must. Each call returns a new
 /// handle, to be freed once with mlxd_group_free().
 ///
-/// Settings come from the environment; mlxd_options_set() names them like its variables. If there is
-/// nothing to start from, the result is a group of one rank on backend "none", which is not kept, or
-/// with `strict` NULL. Settings that are there but wrong give NULL in both modes, and so do
-/// variables that announce a world of more than one which no backend could start.
+/// Settings come from the environment; mlxd_options_set() names them like its variables. If there
+/// is nothing to start from, the result is a group of one rank on backend "none", which is not
+/// kept, or with `strict` NULL. Settings that are there but wrong give NULL in both modes, and so
+/// do variables that announce a world of more than one which no backend could start.
 ///
 /// Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS. Any thread; calls that start
 /// worlds run one after the other.
 ///
-/// NULL, with mlxd_last_status() and mlxd_last_error():
-/// MLXD_ERROR_INVALID_ARGUMENT: no backend of that name.
-/// MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
-/// MLXD_ERROR_UNSUPPORTED: a setting asks for what is not in this build.
-/// MLXD_ERROR_CONFIG: a setting is missing, malformed, or differs between ranks.
-/// MLXD_ERROR_TIMEOUT: ranks did not come; the message names them.
-/// MLXD_ERROR_AUTH: MLXD_SECRET differs between ranks.
-/// MLXD_ERROR_PEER_LOST: a rank was lost during the start.
-/// MLXD_ERROR_SYSTEM: a socket or a thread could not be made.
+/// NULL on error, with mlxd_last_status() and mlxd_last_error():
+///
+/// - MLXD_ERROR_INVALID_ARGUMENT: no backend of that name.
+/// - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
+/// - MLXD_ERROR_UNSUPPORTED: a setting asks for what is not in this build.
+/// - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
+///   that cannot be listened at.
+/// - MLXD_ERROR_TIMEOUT: ranks did not come; the message names them.
+/// - MLXD_ERROR_AUTH: MLXD_SECRET differs between ranks.
+/// - MLXD_ERROR_PEER_LOST: a rank was lost during the start.
+/// - MLXD_ERROR_ABORTED: a rank that was ready earlier has called mlxd_group_abort() already.
+/// - MLXD_ERROR_SYSTEM: a socket or a thread could not be made.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_init(strict: mlxd_truth, backend: *const c_char) -> *mut mlxd_group {
     guard_value(std::ptr::null_mut(), || {
@@ -54,10 +58,12 @@ pub unsafe extern "C" fn mlxd_init(strict: mlxd_truth, backend: *const c_char) -
 }
 
 /// Starts a world with these options, whatever worlds there are already: unlike mlxd_init() it
-/// neither returns a world that was kept nor keeps the new one. The options may be freed or changed
-/// afterwards. For the rest, as mlxd_init().
+/// neither returns a world that was kept nor keeps the new one. The options are only read, and may
+/// be freed or changed afterwards, but not meanwhile. Calls of different threads may run beside
+/// each other. For the rest, blocking and statuses too, as mlxd_init().
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT also if `options` is NULL.
+/// - MLXD_ERROR_INVALID_ARGUMENT also if `options` is NULL.
+/// - MLXD_ERROR_CONFIG also if the function of mlxd_options_set_all_gather() fails.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_init_with_options(
     strict: mlxd_truth,
@@ -80,8 +86,9 @@ pub unsafe extern "C" fn mlxd_init_with_options(
 /// nevertheless. A later mlxd_init() starts a new world.
 ///
 /// A normal end of the process does the same. A rank that leaves after its part is done fails
-/// nobody; whoever still needs bytes from it gets MLXD_ERROR_PEER_LOST. Any thread; blocks at most a
-/// second. In a forked child it does nothing to the worlds of the parent.
+/// nobody; whoever still needs bytes from it gets MLXD_ERROR_PEER_LOST. Returns nothing, but sets
+/// mlxd_last_status(). Any thread; blocks at most a second. In a forked child it does nothing to
+/// the worlds of the parent.
 #[unsafe(no_mangle)]
 pub extern "C" fn mlxd_finalize() {
     guard(|| process::current().map(process::Process::finalize));

@@ -26,16 +26,24 @@ impl mlxd_stream {
     }
 }
 
-/// A new, empty stream with a thread, to be freed with mlxd_stream_free(). NULL on error:
-/// MLXD_ERROR_SYSTEM, no thread could be started. Never blocks.
+/// A new, empty stream with a thread, to be freed with mlxd_stream_free(). Operations of any groups
+/// may be put on it. Any thread; never blocks.
+///
+/// NULL on error:
+///
+/// - MLXD_ERROR_SYSTEM: no thread could be started.
 #[unsafe(no_mangle)]
 pub extern "C" fn mlxd_stream_new() -> *mut mlxd_stream {
     guard_value(std::ptr::null_mut(), || Ok(Handle::new(Stream::new()?)?.cast()))
 }
 
 /// A stream that stands for a cudaStream_t, which the caller owns and keeps alive; 0 is CUDA's
-/// default stream. For groups on nccl only. NULL on error: MLXD_ERROR_UNAVAILABLE, since nccl is not
-/// in this build.
+/// default stream. For groups on nccl only. To be freed with mlxd_stream_free(). Any thread; never
+/// blocks.
+///
+/// NULL on error:
+///
+/// - MLXD_ERROR_UNAVAILABLE: always so far, since nccl is not in this build.
 #[unsafe(no_mangle)]
 pub extern "C" fn mlxd_stream_from_cuda(cuda_stream: *mut c_void) -> *mut mlxd_stream {
     let _ = cuda_stream;
@@ -48,8 +56,11 @@ pub extern "C" fn mlxd_stream_from_cuda(cuda_stream: *mut c_void) -> *mut mlxd_s
 /// first failure among those since the last call. After a success, the buffers of these operations
 /// are the caller's again and their results complete; after a failure the buffers are the caller's
 /// too, their contents undefined. Blocks as long as the operations do, which have their timeouts.
+/// Any thread; of several that wait, one is told the failure.
 ///
-/// MLXD_ERROR_INVALID_ARGUMENT: NULL handle. Else what the operation returned: see its function.
+/// - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
+/// - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
+///   MLXD_ERROR_SYSTEM: what an operation returned, as for mlxd_all_sum().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_stream_synchronize(stream: *mut mlxd_stream) -> mlxd_status {
     // SAFETY: the header asks for a handle or NULL.
@@ -60,7 +71,9 @@ pub unsafe extern "C" fn mlxd_stream_synchronize(stream: *mut mlxd_stream) -> ml
 }
 
 /// Waits for what is queued, then frees the stream, once; failures that nobody asked for are gone.
-/// NULL: does nothing.
+/// NULL, or a stream of the process that forked this one: does nothing. Any thread, while no other
+/// is in a call with this stream; blocks as long as the queued operations do. Leaves
+/// mlxd_last_status() as it is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_stream_free(stream: *mut mlxd_stream) {
     // SAFETY: the header asks for a handle that is not used again, or NULL; handles of streams are

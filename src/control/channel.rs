@@ -39,11 +39,11 @@ impl Channel {
     pub fn new(stream: TcpStream) -> Result<Channel> {
         let peer = match stream.peer_addr() {
             Ok(address) => super::Address::from(address).to_string(),
-            Err(e) => return Err(Error::system("getpeername", e)),
+            Err(e) => return Err(failed("getpeername", e)),
         };
-        stream.set_nonblocking(true).map_err(|e| Error::system("cannot unblock a socket", e))?;
+        stream.set_nonblocking(true).map_err(|e| failed("cannot unblock a socket", e))?;
         // Small frames that wait for an acknowledgement would cost 40 ms each.
-        stream.set_nodelay(true).map_err(|e| Error::system("TCP_NODELAY", e))?;
+        stream.set_nodelay(true).map_err(|e| failed("TCP_NODELAY", e))?;
         Ok(Channel { stream, inbox: Vec::new(), outbox: VecDeque::new(), peer })
     }
 
@@ -57,12 +57,12 @@ impl Channel {
 
     /// The local end's address.
     pub fn local_addr(&self) -> Result<std::net::SocketAddr> {
-        self.stream.local_addr().map_err(|e| Error::system("getsockname", e))
+        self.stream.local_addr().map_err(|e| failed("getsockname", e))
     }
 
     /// The far end's address.
     pub fn peer_addr(&self) -> Result<std::net::SocketAddr> {
-        self.stream.peer_addr().map_err(|e| Error::system("getpeername", e))
+        self.stream.peer_addr().map_err(|e| failed("getpeername", e))
     }
 
     /// Whether something is still to be written.
@@ -186,5 +186,34 @@ impl Channel {
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+}
+
+/// A call on a socket that failed: a peer that has gone by then is not this system's fault.
+fn failed(what: &str, cause: std::io::Error) -> Error {
+    let gone = cause.kind() == ErrorKind::NotConnected;
+    let error = Error::system(what, cause);
+    if gone { Error { status: Status::PeerLost, ..error } } else { error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_peer_that_is_gone_already_is_lost() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (there, _) = listener.accept().unwrap();
+        // Closing with bytes unread resets the connection.
+        (&stream).write_all(b"unread").unwrap();
+        while there.peek(&mut [0; 6]).unwrap() < 6 {}
+        drop(there);
+        let deadline = Deadline::after(Some(std::time::Duration::from_secs(10)));
+        while stream.peer_addr().is_ok() {
+            assert!(!deadline.passed(), "never reset");
+        }
+        assert_eq!(Channel::new(stream).unwrap_err().status, Status::PeerLost);
     }
 }
