@@ -7,6 +7,8 @@ use std::os::fd::AsFd;
 
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 
+use socket2::SockRef;
+
 use super::{Interest, Landing, Link};
 use crate::error::{Error, Result, Status};
 
@@ -19,6 +21,11 @@ const STAGING: usize = 64 << 10;
 const DIRECT: usize = 16 << 10;
 /// 1 MiB: no more is read in one step, so that sending goes on meanwhile.
 const STEP: usize = 1 << 20;
+/// 128 KiB to send and 4 MiB to receive, between ranks of one host: few bytes on their way stay in the
+/// cache, and a wide window lets the sender go on at once. (All-sum on 2 ranks, 4, 16 and 64 MiB: 1.9,
+/// 14 and 51 ms; with the sizes that the system chooses, which suit a network, 3.8, 17 and 62 ms; with
+/// 128 KiB and a window of the system's choice 3.2, 13 and 50 ms; smaller ones alike up to 1 MiB.)
+const LOCAL_BUFFERS: (usize, usize) = (128 << 10, 4 << 20);
 /// Pieces that one system call sends: headers and data of several steps.
 const PIECES: usize = 16;
 
@@ -58,6 +65,14 @@ impl TcpLink {
     pub fn new(stream: TcpStream, peer: String) -> Result<TcpLink> {
         stream.set_nonblocking(true).map_err(|e| Error::system("cannot unblock a socket", e))?;
         stream.set_nodelay(true).map_err(|e| Error::system("TCP_NODELAY", e))?;
+        if is_local(&stream) {
+            let (socket, (send, recv)) = (SockRef::from(&stream), LOCAL_BUFFERS);
+            // Only a matter of speed: the system may allow less.
+            let sized = socket.set_send_buffer_size(send);
+            if let Err(e) = sized.and_then(|()| socket.set_recv_buffer_size(recv)) {
+                log::debug!("buffer sizes for {peer}: {e}");
+            }
+        }
         Ok(TcpLink {
             stream,
             peer,
@@ -186,6 +201,14 @@ impl TcpLink {
             return Err(Error::new(Status::PeerLost, message));
         }
         Ok(true)
+    }
+}
+
+/// Whether both ends are on this host.
+fn is_local(stream: &TcpStream) -> bool {
+    match (stream.local_addr(), stream.peer_addr()) {
+        (Ok(here), Ok(there)) => here.ip() == there.ip() || there.ip().is_loopback(),
+        _ => false,
     }
 }
 
