@@ -706,6 +706,23 @@ namespace detail {
 using Collective = mlxd_status (*)(mlxd_group *, const void *, void *, std::size_t, mlxd_dtype,
                                    mlxd_stream *);
 
+/// A whole number in the calls on memory. Unlike a plain integer it cannot be made from `{}`, which
+/// stands for the default group: all_sum(a, a, {}) is never taken for a count of 0.
+template <class Number> class Whole {
+public:
+    template <class N, std::enable_if_t<std::is_integral_v<N> && !std::is_same_v<N, bool>, int> = 0>
+    constexpr Whole(N number) noexcept : number_(static_cast<Number>(number)) {
+    }
+    constexpr operator Number() const noexcept {
+        return number_;
+    }
+
+private:
+    Number number_;
+};
+using Count = Whole<std::size_t>;
+using Rank = Whole<int>;
+
 template <class T>
 void call(Collective collective, const T *input, T *output, std::size_t count,
           const GroupRef &group, const StreamRef &stream) {
@@ -760,7 +777,7 @@ template <class X> X reduced(Collective collective, const X &x, const GroupRef &
 /// output[i] = the sum of input[i] over all ranks, for `count` elements. In place: `input ==
 /// output`. See mlxd_all_sum().
 template <class T>
-void all_sum(const T *input, T *output, std::size_t count, GroupRef group = {},
+void all_sum(const T *input, T *output, detail::Count count, GroupRef group = {},
              StreamRef stream = {}) {
     detail::call(mlxd_all_sum, input, output, count, group, stream);
 }
@@ -785,7 +802,7 @@ template <class X, detail::Value<X> = 0> [[nodiscard]] X all_sum(const X &x, Gro
 /// output[i] = the greatest input[i] of all ranks, for `count` elements; NaN wins. In place:
 /// `input == output`. See mlxd_all_max().
 template <class T>
-void all_max(const T *input, T *output, std::size_t count, GroupRef group = {},
+void all_max(const T *input, T *output, detail::Count count, GroupRef group = {},
              StreamRef stream = {}) {
     detail::call(mlxd_all_max, input, output, count, group, stream);
 }
@@ -810,7 +827,7 @@ template <class X, detail::Value<X> = 0> [[nodiscard]] X all_max(const X &x, Gro
 /// output[i] = the least input[i] of all ranks, for `count` elements; NaN wins. In place:
 /// `input == output`. See mlxd_all_min().
 template <class T>
-void all_min(const T *input, T *output, std::size_t count, GroupRef group = {},
+void all_min(const T *input, T *output, detail::Count count, GroupRef group = {},
              StreamRef stream = {}) {
     detail::call(mlxd_all_min, input, output, count, group, stream);
 }
@@ -835,7 +852,7 @@ template <class X, detail::Value<X> = 0> [[nodiscard]] X all_min(const X &x, Gro
 /// output[r * count + i] = input[i] of rank r. `input` holds `count` elements, `output` n * count.
 /// In place: `input == output + rank * count`. See mlxd_all_gather().
 template <class T>
-void all_gather(const T *input, T *output, std::size_t count, GroupRef group = {},
+void all_gather(const T *input, T *output, detail::Count count, GroupRef group = {},
                 StreamRef stream = {}) {
     detail::call(mlxd_all_gather, input, output, count, group, stream);
 }
@@ -871,7 +888,7 @@ template <class X, detail::Value<X> = 0>
 /// elements, a multiple of n, `output` count / n. In place: `output == input + rank * count / n`.
 /// See mlxd_sum_scatter().
 template <class T>
-void sum_scatter(const T *input, T *output, std::size_t count, GroupRef group = {},
+void sum_scatter(const T *input, T *output, detail::Count count, GroupRef group = {},
                  StreamRef stream = {}) {
     detail::call(mlxd_sum_scatter, input, output, count, group, stream);
 }
@@ -911,7 +928,7 @@ template <class X, detail::Ranges<X> = 0, detail::Value<X> = 0>
 /// Block j of rank i's input becomes block i of rank j's output. Both hold `count` elements, a
 /// multiple of n; a block has count / n. Not in place. See mlxd_all_to_all().
 template <class T>
-void all_to_all(const T *input, T *output, std::size_t count, GroupRef group = {},
+void all_to_all(const T *input, T *output, detail::Count count, GroupRef group = {},
                 StreamRef stream = {}) {
     detail::call(mlxd_all_to_all, input, output, count, group, stream);
 }
@@ -935,7 +952,8 @@ template <class X, detail::Ranges<X> = 0, detail::Value<X> = 0>
 /// buffer[i] of rank `root` becomes buffer[i] of every rank, for `count` elements. See
 /// mlxd_broadcast().
 template <class T>
-void broadcast(T *buffer, std::size_t count, int root, GroupRef group = {}, StreamRef stream = {}) {
+void broadcast(T *buffer, detail::Count count, detail::Rank root, GroupRef group = {},
+               StreamRef stream = {}) {
     detail::check(mlxd_broadcast(group.native(), buffer, count, dtype<T>, root, stream.native()));
 }
 
@@ -954,7 +972,8 @@ void broadcast(T &number, int root, GroupRef group = {}, StreamRef stream = {}) 
 
 /// Sends `count` elements to rank `dst`. See mlxd_send().
 template <class T>
-void send(const T *input, std::size_t count, int dst, GroupRef group = {}, StreamRef stream = {}) {
+void send(const T *input, detail::Count count, detail::Rank dst, GroupRef group = {},
+          StreamRef stream = {}) {
     detail::check(mlxd_send(group.native(), input, count, dtype<T>, dst, stream.native()));
 }
 
@@ -973,7 +992,8 @@ void send(const T &number, int dst, GroupRef group = {}) {
 
 /// Receives `count` elements from rank `src`. See mlxd_recv().
 template <class T>
-void recv(T *output, std::size_t count, int src, GroupRef group = {}, StreamRef stream = {}) {
+void recv(T *output, detail::Count count, detail::Rank src, GroupRef group = {},
+          StreamRef stream = {}) {
     detail::check(mlxd_recv(group.native(), output, count, dtype<T>, src, stream.native()));
 }
 

@@ -7,6 +7,7 @@ use super::engine::{Advance, Engine};
 use super::links::Links;
 use crate::error::{Result, fail};
 use crate::health::Health;
+use crate::reduce::environment::Environment;
 use crate::wait::{Deadline, interest, wait};
 
 /// 100 ms without progress: long against any delay of a healthy network, short for a person. Then
@@ -82,6 +83,7 @@ pub unsafe fn drive(
     health: &Health,
     patience: &mut Patience<'_>,
 ) -> Result<()> {
+    let _environment = Environment::standard();
     // When nothing moved for the first time since something did.
     let mut stuck: Option<Instant> = None;
     let mut slept = true;

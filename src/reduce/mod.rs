@@ -16,6 +16,7 @@
 //! Complex numbers that differ in nothing but signs of zeros order by these, the real part's first.
 
 mod element;
+pub mod environment;
 mod portable;
 #[cfg(test)]
 mod reference;
