@@ -179,11 +179,6 @@ impl World {
         (self.id, self.rank)
     }
 
-    /// The process's control thread.
-    pub fn reactor(&self) -> &Arc<Reactor> {
-        &self.reactor
-    }
-
     /// Connections that two ranks have for one purpose.
     pub fn lanes(&self) -> usize {
         self.addresses[self.rank].len().max(1)
