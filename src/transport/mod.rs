@@ -12,6 +12,7 @@
 mod conformance;
 pub mod late;
 pub mod local;
+pub mod segment;
 pub mod tcp;
 
 use std::os::fd::BorrowedFd;
