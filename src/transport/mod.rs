@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod copy;
 pub mod late;
 pub mod local;
 pub mod segment;
