@@ -103,6 +103,12 @@ impl Call {
         bytes
     }
 
+    /// All of it in three words, for a quick comparison.
+    pub fn words(&self) -> [u64; 3] {
+        let (verb, dtype) = (u64::from(self.verb as u8), u64::from(self.dtype));
+        [self.sequence, self.count, verb | dtype << 8 | u64::from(self.root as u32) << 32]
+    }
+
     /// The inverse; `None` if these bytes are no call.
     fn decode(bytes: &[u8; CALL_BYTES]) -> Option<Call> {
         let word = |at: usize| -> Option<[u8; 8]> { bytes[at..at + 8].try_into().ok() };

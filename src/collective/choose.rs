@@ -1,6 +1,10 @@
 //! Which algorithm runs: the one place that decides it, from the call and the number of ranks, so
 //! that all ranks decide alike.
+//!
+//! Over links an [`Algorithm`] runs; ranks that all share one host meet at a board, where a
+//! [`Pattern`] does.
 
+use super::board::pattern::{Kind, Pattern};
 use crate::call::{Call, Verb};
 use crate::dtype::Dtype;
 
@@ -69,3 +73,39 @@ fn few_to_reduce(size: usize) -> usize {
 const FEW_TO_GATHER: usize = 64 << 10;
 /// Beyond, a root that sends log2 n times is slower than a chain.
 const FEW_TO_BROADCAST: usize = 64 << 10;
+
+/// The pattern for a call on this number of ranks, at a board with slots of `slot` bytes.
+pub fn choose_at_board(call: &Call, ranks: usize, slot: usize) -> Pattern {
+    let size = Dtype::from_number(call.dtype.into()).map_or(1, Dtype::size);
+    let bytes = (call.count as usize).saturating_mul(size);
+    let kind = match call.verb {
+        Verb::AllSum | Verb::AllMax | Verb::AllMin if bytes <= FEW_TO_REDUCE_ALL / ranks => {
+            Kind::ReduceAll
+        }
+        Verb::AllSum | Verb::AllMax | Verb::AllMin => Kind::ReduceSlices,
+        Verb::SumScatter => Kind::ReducePieces,
+        Verb::AllToAll => Kind::MovePieces,
+        Verb::AllGather | Verb::Split | Verb::Barrier | Verb::Message => Kind::Gather,
+        Verb::Broadcast => Kind::Broadcast { root: usize::try_from(call.root).unwrap_or(0) },
+    };
+    Pattern::new(kind, call, ranks, size, slot.min(BLOCK))
+}
+
+/// Whether the output of a call is better written past the caches.
+pub fn streams(call: &Call, ranks: usize) -> bool {
+    let size = Dtype::from_number(call.dtype.into()).map_or(1, Dtype::size);
+    let input = (call.count as usize).saturating_mul(size);
+    let output = match call.verb {
+        Verb::AllGather => input.saturating_mul(ranks),
+        Verb::SumScatter => input / ranks,
+        _ => input,
+    };
+    output >= STREAMED
+}
+
+/// Bytes per rank; up to here reducing everything everywhere is quicker than meeting twice.
+const FEW_TO_REDUCE_ALL: usize = 128 << 10;
+/// 256 KiB: bytes of a block.
+const BLOCK: usize = 256 << 10;
+/// 1 MiB: bytes of output.
+const STREAMED: usize = 1 << 20;

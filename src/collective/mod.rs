@@ -3,6 +3,7 @@
 //! Words: a *block* is one rank's share of a buffer; a *step* is one transfer or local copy of one
 //! rank; a *schedule* is all steps of one rank in one collective.
 
+pub mod board;
 mod bruck;
 mod choose;
 mod doubling;
@@ -16,7 +17,7 @@ mod tree;
 #[cfg(test)]
 mod walk;
 
-pub use choose::{Algorithm, choose};
+pub use choose::{Algorithm, choose, choose_at_board, streams};
 
 use crate::call::{Call, Verb};
 use crate::reduce::Reduction;

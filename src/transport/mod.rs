@@ -8,6 +8,8 @@
 //! A link knows nothing of collectives. What it lands may be reduced on the way ([`Landing`]), so
 //! that bytes go from where the transport has them straight to where they belong.
 
+pub mod bell;
+pub mod board;
 #[cfg(test)]
 mod conformance;
 pub mod copy;
