@@ -1,5 +1,7 @@
 //! Collectives of ranks that meet at a board.
 
+#[cfg(test)]
+mod model;
 pub mod pattern;
 #[cfg(test)]
 mod tests;
@@ -200,24 +202,25 @@ impl Run<'_, '_> {
         unsafe {
             match self.pattern.kind {
                 Kind::ReduceAll | Kind::ReduceSlices | Kind::ReducePieces => {
-                    for peer in self.others() {
+                    for peer in self.pattern.sources(rank) {
                         self.await_post(peer, block)?;
                     }
                     self.reduce(block);
                 }
                 Kind::Gather | Kind::MovePieces => {
                     self.store(block, rank, false);
-                    for peer in self.others() {
+                    for peer in self.pattern.sources(rank) {
                         self.await_post(peer, block)?;
                         self.store(block, peer, true);
                     }
                 }
-                Kind::Broadcast { root } if root != rank => {
-                    self.await_post(root, block)?;
-                    let from = self.slot(root, block, 0);
-                    self.copy(self.output(all.start), from, all.len(), self.streams);
+                Kind::Broadcast { .. } => {
+                    for root in self.pattern.sources(rank) {
+                        self.await_post(root, block)?;
+                        let from = self.slot(root, block, 0);
+                        self.copy(self.output(all.start), from, all.len(), self.streams);
+                    }
                 }
-                Kind::Broadcast { .. } => {}
             }
         }
         if self.pattern.stages() == 3 {

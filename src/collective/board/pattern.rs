@@ -68,6 +68,16 @@ impl Pattern {
         if self.kind == Kind::ReduceSlices { 3 } else { 2 }
     }
 
+    /// The ranks whose slots a rank reads: all others, the next one first, so that not all read the
+    /// same; of a broadcast only the root's.
+    pub fn sources(&self, rank: usize) -> impl Iterator<Item = usize> + use<> {
+        let (kind, ranks) = (self.kind, self.ranks);
+        (1..ranks).map(move |i| (rank + i) % ranks).filter(move |peer| match kind {
+            Kind::Broadcast { root } => root == *peer,
+            _ => true,
+        })
+    }
+
     /// The elements of a block: of the whole input, or of each piece of it.
     pub fn block(&self, block: u64) -> Range<usize> {
         let start = block as usize * self.chunk;
