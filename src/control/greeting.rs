@@ -9,9 +9,10 @@ use rustix::event::PollFd;
 
 use super::channel::Channel;
 use super::handshake::{self, Challenge, HELLO_BYTES, Hello, PROOF_BYTES, Purpose, Side};
+use super::lanes::LaneKey;
 use super::listener::{Joiner, Listener};
 use super::message::Message;
-use super::world::{LaneKey, World};
+use super::world::World;
 use crate::error::{Error, Result, Status, fail};
 use crate::wait::{Deadline, interest};
 

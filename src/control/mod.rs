@@ -9,8 +9,13 @@
 
 mod channel;
 mod dial;
+mod failure;
+mod gathering;
 mod greeting;
 mod handshake;
+mod interfaces;
+mod lanes;
+mod lines;
 mod listener;
 mod message;
 mod reactor;
@@ -18,8 +23,9 @@ mod start;
 mod world;
 
 pub use handshake::Purpose;
+pub use lanes::LaneKey;
 pub use reactor::Reactor;
 pub use start::start;
-pub use world::{LaneKey, Member, Seat, World};
+pub use world::{Member, Seat, World};
 
 use crate::config::Address;

@@ -1,7 +1,7 @@
 //! How a world comes up: every rank meets rank 0, learns of the others, and connects to them.
 
 use std::ffi::c_void;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use super::Address;
 use super::channel::Channel;
 use super::dial::Caller;
+use super::gathering::{ELSEWHERE, Gathering, Guest, too_late};
 use super::handshake::{self, Hello, Purpose};
-use super::listener::{Joiner, Listener, Listening};
+use super::interfaces::own_addresses;
+use super::listener::{Listener, Listening};
 use super::message::Message;
 use super::reactor::Reactor;
-use super::world::{Founding, Member, Seat, World, ranks};
+use super::world::{Founding, Member, Seat, World};
 use crate::config::{AllGather, Meeting, RingStart};
 use crate::error::{Error, Result, Status, fail};
 use crate::wait::{Deadline, interest, wait};
@@ -347,129 +349,6 @@ impl Starting<'_> {
     }
 }
 
-/// Why ranks may not have come.
-const ELSEWHERE: &str = "; did they start, do they have the same address for rank 0 and the same \
-                         world size, and did they choose the same backend?";
-
-fn too_late(missing: &[usize], limit: Option<Duration>, remarks: &[String]) -> Error {
-    let limit = limit.unwrap_or_default().as_millis();
-    let who = if missing.is_empty() { "some ranks".to_owned() } else { ranks(missing) };
-    let remarks = remarks.iter().map(|remark| format!("; {remark}")).collect::<String>();
-    let message = format!("{who} did not come within {limit} ms{remarks}{ELSEWHERE}");
-    Error::new(Status::Timeout, message)
-}
-
-/// A rank that has come to rank 0.
-struct Guest {
-    channel: Channel,
-    /// Where it listens, and its patience, once it has said so.
-    joined: Option<(Vec<Address>, u64)>,
-}
-
-/// Rank 0's view of a start.
-struct Gathering {
-    size: usize,
-    lanes: usize,
-    settings: Vec<String>,
-    guests: Vec<Option<Guest>>,
-    /// What went wrong with others: shown if the start fails.
-    remarks: Vec<String>,
-}
-
-impl Gathering {
-    fn missing(&self) -> Vec<usize> {
-        let here = |guest: &Option<Guest>| guest.as_ref().is_some_and(|g| g.joined.is_some());
-        (1..self.size).filter(|rank| !here(&self.guests[*rank])).collect()
-    }
-
-    fn channels(&self) -> impl Iterator<Item = &Channel> {
-        self.guests.iter().flatten().map(|guest| &guest.channel)
-    }
-
-    fn tell(&mut self, message: &Message) {
-        for guest in self.guests.iter_mut().flatten() {
-            // One that is gone is noticed when it is listened to.
-            let _ = guest.channel.tell(message);
-        }
-    }
-
-    /// Tells a guest at once that this is the start that it came for.
-    fn tell_news(&mut self, rank: usize) {
-        let news = Message::Waiting { missing: self.missing() };
-        if let Some(guest) = &mut self.guests[rank] {
-            let _ = guest.channel.tell(&news);
-        }
-    }
-
-    fn receive(&mut self, joiner: Joiner) {
-        let Joiner { hello, channel } = joiner;
-        let rank = hello.from as usize;
-        if hello.size as usize != self.size {
-            let why = format!(
-                "rank {rank} was started for a world of {}, rank 0 for one of {}",
-                hello.size, self.size
-            );
-            return self.refuse(channel, why);
-        }
-        if rank == 0 || rank >= self.size {
-            return self.refuse(channel, format!("there is no room for a rank {rank}"));
-        }
-        // An earlier process of this rank may have ended meanwhile.
-        self.listen_to(rank);
-        if let Some(first) = &self.guests[rank] {
-            let (one, other) = (&first.channel.peer, &channel.peer);
-            let why = format!("two processes have rank {rank}: one at {one}, one at {other}");
-            return self.refuse(channel, why);
-        }
-        self.guests[rank] = Some(Guest { channel, joined: None });
-    }
-
-    fn refuse(&mut self, mut channel: Channel, why: String) {
-        let _ = channel.tell(&Message::Refused(Error::new(Status::Config, why.clone())));
-        self.remarks.push(why);
-    }
-
-    fn listen_to_guests(&mut self) {
-        for rank in 1..self.size {
-            self.listen_to(rank);
-        }
-    }
-
-    fn listen_to(&mut self, rank: usize) {
-        let Some(guest) = &mut self.guests[rank] else { return };
-        match guest.channel.flush().and_then(|()| guest.channel.hear()) {
-            Ok(None) => {}
-            Ok(Some(Message::Join { settings, addresses, .. }))
-                if settings != self.settings || addresses.len() != self.lanes =>
-            {
-                let why = format!(
-                    "the settings of rank {rank} differ from rank 0's: {} there, {} here",
-                    settings.join(", "),
-                    self.settings.join(", ")
-                );
-                if let Some(guest) = self.guests[rank].take() {
-                    self.refuse(guest.channel, why);
-                }
-            }
-            Ok(Some(Message::Join { addresses, patience, .. })) => {
-                guest.joined = Some((addresses, patience));
-                self.tell_news(rank);
-            }
-            Ok(Some(other)) => log::debug!("rank {rank} said {other:?} during the start"),
-            Err(e) => {
-                self.remarks.push(format!("rank {rank} came and went: {e}"));
-                self.guests[rank] = None;
-            }
-        }
-    }
-
-    fn give_up(&mut self, missing: &[usize], limit: Option<Duration>) -> Error {
-        let error = too_late(missing, limit, &self.remarks);
-        self.tell(&Message::Refused(error.clone()));
-        error
-    }
-}
-
 fn host_of(ip: IpAddr) -> String {
     ip.to_canonical().to_string()
 }
@@ -478,55 +357,4 @@ fn host_of(ip: IpAddr) -> String {
 fn fill_host(address: &Address, host: &str) -> Address {
     let host = if address.host.is_empty() { host } else { &address.host };
     Address::new(host, address.port)
-}
-
-/// Where others may reach a socket of this host: every interface's address, loopback last.
-fn own_addresses(bound: SocketAddr) -> Result<Vec<Address>> {
-    if !bound.ip().is_unspecified() {
-        return Ok(vec![bound.into()]);
-    }
-    let mut ips = interface_addresses()?;
-    if bound.is_ipv4() {
-        ips.retain(IpAddr::is_ipv4);
-    }
-    ips.sort_by_key(|ip| (ip.is_loopback(), ip.is_ipv6()));
-    Ok(ips.into_iter().map(|ip| Address::new(ip.to_string(), bound.port())).collect())
-}
-
-fn interface_addresses() -> Result<Vec<IpAddr>> {
-    let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
-    // SAFETY: getifaddrs writes the head of a list that it allocated.
-    if unsafe { libc::getifaddrs(&mut list) } != 0 {
-        return Err(Error::system("getifaddrs", std::io::Error::last_os_error()));
-    }
-    let mut ips = Vec::new();
-    let mut next = list;
-    while !next.is_null() {
-        // SAFETY: next is an entry of the list, which is freed only below; its address, where there
-        // is one, has the size that its family says.
-        unsafe {
-            let entry = &*next;
-            if !entry.ifa_addr.is_null() {
-                match i32::from((*entry.ifa_addr).sa_family) {
-                    libc::AF_INET => {
-                        let address = &*entry.ifa_addr.cast::<libc::sockaddr_in>();
-                        ips.push(IpAddr::from(address.sin_addr.s_addr.to_ne_bytes()));
-                    }
-                    libc::AF_INET6 => {
-                        let address = &*entry.ifa_addr.cast::<libc::sockaddr_in6>();
-                        let ip = std::net::Ipv6Addr::from(address.sin6_addr.s6_addr);
-                        // A link-local address means nothing without its interface.
-                        if !ip.is_unicast_link_local() {
-                            ips.push(ip.into());
-                        }
-                    }
-                    _ => {}
-                }
-            }
-            next = entry.ifa_next;
-        }
-    }
-    // SAFETY: the list came from getifaddrs and nothing refers to it any more.
-    unsafe { libc::freeifaddrs(list) };
-    Ok(ips)
 }

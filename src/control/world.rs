@@ -3,30 +3,26 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::TcpStream;
 use std::ops::Deref;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::dial::Caller;
-use super::handshake::{Hello, Purpose};
+use super::Address;
+use super::failure::finalized;
+use super::lanes::LaneKey;
 use super::listener::Listening;
 use super::message::Message;
 use super::reactor::{Reactor, WorldKey};
-use super::{Address, channel::Channel};
-use crate::call::{Call, CallLog, mismatch};
-use crate::error::{Error, Result, Status, fail};
+use crate::call::CallLog;
+use crate::error::{Error, Result, fail};
 use crate::health::Health;
 use crate::wait::{Deadline, Wake};
 
-/// Failures kept for groups that this rank has not made yet.
-const EARLY_FAILURES: usize = 64;
-
 /// Whether a rank can be talked to.
 #[derive(Clone, Debug)]
-enum Presence {
+pub(super) enum Presence {
     /// Not connected yet.
     Coming,
     /// Connected.
@@ -35,19 +31,6 @@ enum Presence {
     Left,
     /// Gone without a word.
     Lost(String),
-}
-
-/// Which of the lanes that other ranks made to this one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LaneKey {
-    /// The group it belongs to.
-    pub group: u64,
-    /// Who called: a rank of the world.
-    pub from: usize,
-    /// What for.
-    pub purpose: Purpose,
-    /// Which of several.
-    pub lane: u16,
 }
 
 /// This rank's part in a group, as the control plane knows it.
@@ -64,29 +47,31 @@ pub struct Member {
 }
 
 impl Member {
-    fn rank_of(&self, world_rank: usize) -> Option<usize> {
+    /// The number within the group of a rank of the world.
+    pub(super) fn rank_of(&self, world_rank: usize) -> Option<usize> {
         self.ranks.iter().position(|rank| *rank == world_rank)
     }
 }
 
+/// What changes while the world goes on.
 #[derive(Debug)]
-struct Shared {
-    presence: Vec<Presence>,
-    ready: HashSet<usize>,
-    go: bool,
-    groups: HashMap<u64, Member>,
-    early_failures: VecDeque<(u64, Error)>,
-    arrived: HashMap<LaneKey, TcpStream>,
+pub(super) struct Shared {
+    pub(super) presence: Vec<Presence>,
+    pub(super) ready: HashSet<usize>,
+    pub(super) go: bool,
+    pub(super) groups: HashMap<u64, Member>,
+    pub(super) early_failures: VecDeque<(u64, Error)>,
+    pub(super) arrived: HashMap<LaneKey, TcpStream>,
     /// Who waits for which lane.
-    expected: HashMap<LaneKey, Arc<Wake>>,
+    pub(super) expected: HashMap<LaneKey, Arc<Wake>>,
     /// Groups that this rank has let go of.
-    forgotten: HashSet<u64>,
+    pub(super) forgotten: HashSet<u64>,
     next_group: u32,
 }
 
 impl Shared {
     /// Fails if a rank is not there any more.
-    fn check_presence(&self, rank: usize) -> Result<()> {
+    pub(super) fn check_presence(&self, rank: usize) -> Result<()> {
         match &self.presence[rank] {
             Presence::Left => fail!(PeerLost, "it has left"),
             Presence::Lost(cause) => fail!(PeerLost, "{cause}"),
@@ -111,13 +96,13 @@ pub struct World {
     /// How long a connection may take.
     pub connect_timeout: Option<Duration>,
     /// Per rank where it listens, an address for each lane.
-    addresses: Vec<Vec<Address>>,
-    secret: Option<String>,
-    reactor: Arc<Reactor>,
-    shared: Mutex<Shared>,
-    changed: Condvar,
+    pub(super) addresses: Vec<Vec<Address>>,
+    pub(super) secret: Option<String>,
+    pub(super) reactor: Arc<Reactor>,
+    pub(super) shared: Mutex<Shared>,
+    pub(super) changed: Condvar,
     /// Set once this rank has left: what happens to its groups then is nobody else's affair.
-    gone: AtomicBool,
+    pub(super) gone: AtomicBool,
 }
 
 /// What [`World::found`] makes a world of.
@@ -244,186 +229,8 @@ impl World {
         shared.expected.retain(|key, _| key.group != group);
     }
 
-    /// Fails a group here, and on its other ranks if `announce`.
-    pub fn fail_group(&self, group: u64, cause: &Error, announce: bool) {
-        let Some(member) = self.shared.lock().groups.get(&group).cloned() else {
-            return;
-        };
-        let first = member.health.fail(cause.clone());
-        self.wake_waiters();
-        if first && announce {
-            self.announce_failure(&member);
-        }
-    }
-
-    /// Tells the group's other ranks what failed it, if anything did.
-    fn announce_failure(&self, member: &Member) {
-        if let (Err(cause), false) = (member.health.check(), self.gone.load(Ordering::Relaxed)) {
-            let fail = Message::Fail { group: member.group, cause };
-            self.reactor.tell(self.key(), self.others(member), fail);
-        }
-    }
-
-    /// The other ranks of a group, as ranks of the world.
-    fn others(&self, member: &Member) -> Vec<usize> {
-        member.ranks.iter().copied().filter(|rank| *rank != self.rank).collect()
-    }
-
-    /// Tells the group's other ranks what this rank has been waiting in for a while.
-    pub fn announce_stall(&self, member: &Member, call: Call) {
-        let stalled = Message::Stalled { group: member.group, call };
-        self.reactor.tell(self.key(), self.others(member), stalled);
-    }
-
-    /// A lane to `peer`, called from here.
-    pub fn call_peer(
-        &self,
-        key: LaneKey,
-        peer: usize,
-        health: &Health,
-        deadline: Deadline,
-    ) -> Result<TcpStream> {
-        self.shared.lock().check_presence(peer)?;
-        let lane = usize::from(key.lane) % self.addresses[peer].len();
-        let addresses = self.addresses[peer][lane].resolve()?;
-        let hello = self.hello(key.purpose, key.group, peer, key.lane);
-        let caller = Caller {
-            secret: self.secret.as_deref(),
-            deadline: deadline.or(Deadline::after(self.connect_timeout)),
-            stop: Some(health.as_fd()),
-        };
-        let channel = caller.call_and_enter(&addresses, &hello);
-        health.check()?;
-        channel?.into_stream()
-    }
-
-    /// Asks to be woken when a lane that the other rank calls is there, or never will be.
-    pub fn expect_lane(&self, key: LaneKey) -> Result<Arc<Wake>> {
-        let wake = Arc::new(Wake::new()?);
-        // It may have come already.
-        wake.wake();
-        self.shared.lock().expected.insert(key, wake.clone());
-        Ok(wake)
-    }
-
-    /// A lane that the other rank called, if it is there.
-    pub fn take_lane(&self, key: LaneKey) -> Result<Option<TcpStream>> {
-        let mut shared = self.shared.lock();
-        if let Some(stream) = shared.arrived.remove(&key) {
-            shared.expected.remove(&key);
-            return Ok(Some(stream));
-        }
-        shared.check_presence(key.from).map(|()| None)
-    }
-
-    /// A lane has come in.
-    pub fn deliver(&self, key: LaneKey, stream: TcpStream) {
-        let mut shared = self.shared.lock();
-        if shared.forgotten.contains(&key.group) || self.gone.load(Ordering::Relaxed) {
-            // Closed: that is how the caller learns it.
-            return;
-        }
-        shared.arrived.insert(key, stream);
-        if let Some(wake) = shared.expected.remove(&key) {
-            wake.wake();
-        }
-    }
-
-    /// Calls the control line of a rank below this one.
-    pub fn call_line(
-        self: &Arc<Self>,
-        peer: usize,
-        deadline: Deadline,
-        health: &Health,
-    ) -> Result<()> {
-        let hello = self.hello(Purpose::Control, 0, peer, 0);
-        let caller =
-            Caller { secret: self.secret.as_deref(), deadline, stop: Some(health.as_fd()) };
-        let channel = caller.call_and_enter(&self.addresses[peer][0].resolve()?, &hello)?;
-        self.add_line(peer, channel)
-    }
-
-    /// Takes over the control connection with `peer`.
-    pub fn add_line(self: &Arc<Self>, peer: usize, channel: Channel) -> Result<()> {
-        self.reactor.add_line(self, peer, channel)?;
-        self.line_up(peer);
-        Ok(())
-    }
-
-    fn hello(&self, purpose: Purpose, group: u64, peer: usize, lane: u16) -> Hello {
-        Hello {
-            purpose,
-            lane,
-            world: self.id,
-            group,
-            from: self.rank as u32,
-            to: peer as u32,
-            size: self.size as u32,
-            nonce: [0; 16],
-        }
-    }
-
-    /// Waits until every line is up, then until every rank says so.
-    pub fn come_up(&self, health: &Health, deadline: Deadline) -> Result<()> {
-        let missing = self.await_all(health, deadline, |shared| {
-            let coming = |(rank, p): (usize, &Presence)| {
-                (matches!(p, Presence::Coming) && rank != self.rank).then_some(rank)
-            };
-            shared.presence.iter().enumerate().filter_map(coming).collect()
-        })?;
-        if !missing.is_empty() {
-            fail!(Timeout, "{} did not connect in time", ranks(&missing));
-        }
-        if self.rank > 0 {
-            self.reactor.tell(self.key(), vec![0], Message::Ready);
-            let missing =
-                self.await_all(
-                    health,
-                    deadline,
-                    |shared| {
-                        if shared.go { Vec::new() } else { vec![0] }
-                    },
-                )?;
-            if !missing.is_empty() {
-                fail!(Timeout, "rank 0 did not say in time that all ranks are connected");
-            }
-            return Ok(());
-        }
-        let missing = self.await_all(health, deadline, |shared| {
-            (1..self.size).filter(|rank| !shared.ready.contains(rank)).collect()
-        })?;
-        if !missing.is_empty() {
-            fail!(Timeout, "{} did not connect to the others in time", ranks(&missing));
-        }
-        self.shared.lock().go = true;
-        self.reactor.tell(self.key(), (1..self.size).collect(), Message::Go);
-        Ok(())
-    }
-
-    /// Waits until nobody is missing; those who are when the deadline passes.
-    fn await_all(
-        &self,
-        health: &Health,
-        deadline: Deadline,
-        missing: impl Fn(&Shared) -> Vec<usize>,
-    ) -> Result<Vec<usize>> {
-        let mut shared = self.shared.lock();
-        loop {
-            health.check()?;
-            let absent = missing(&shared);
-            // Whoever left before its part was done will not do it any more.
-            let left = |rank: &&usize| matches!(shared.presence[**rank], Presence::Left);
-            if let Some(rank) = absent.iter().find(left) {
-                fail!(PeerLost, "{} left during the start", self.name_of(*rank));
-            }
-            if absent.is_empty() || !self.wait(&mut shared, deadline) {
-                return Ok(absent);
-            }
-        }
-    }
-
     /// Sleeps until something changes; false once the deadline has passed.
-    fn wait(&self, shared: &mut parking_lot::MutexGuard<'_, Shared>, deadline: Deadline) -> bool {
+    pub(super) fn wait(&self, shared: &mut MutexGuard<'_, Shared>, deadline: Deadline) -> bool {
         match deadline.instant() {
             Some(at) => !self.changed.wait_until(shared, at).timed_out() || !deadline.passed(),
             None => {
@@ -434,18 +241,8 @@ impl World {
     }
 
     /// Wakes all who wait for a change. The lock is taken so that nobody is between check and wait.
-    fn wake_waiters(&self) {
+    pub(super) fn wake_waiters(&self) {
         drop(self.shared.lock());
-        self.changed.notify_all();
-    }
-
-    /// The control line with `peer` is up.
-    pub fn line_up(&self, peer: usize) {
-        let mut shared = self.shared.lock();
-        if matches!(shared.presence[peer], Presence::Coming) {
-            shared.presence[peer] = Presence::Here;
-        }
-        drop(shared);
         self.changed.notify_all();
     }
 
@@ -469,130 +266,6 @@ impl World {
             other => log::debug!("rank {peer} said {other:?}, which means nothing here"),
         }
     }
-
-    fn told_of_failure(self: &Arc<Self>, group: u64, cause: Error) {
-        let mut shared = self.shared.lock();
-        // Until all lines are up, only rank 0 can reach everybody.
-        let pass_on = self.rank == 0 && group == 0 && !shared.go;
-        if !shared.groups.contains_key(&group) {
-            if shared.early_failures.len() == EARLY_FAILURES {
-                shared.early_failures.pop_front();
-            }
-            shared.early_failures.push_back((group, cause));
-            return;
-        }
-        drop(shared);
-        self.fail_group(group, &cause, pass_on);
-    }
-
-    fn told_of_stall(&self, peer: usize, group: u64, call: Call) {
-        let shared = self.shared.lock();
-        let Some(member) = shared.groups.get(&group).cloned() else {
-            if shared.forgotten.contains(&group) {
-                let cause = format!("{} has freed its handle", self.name_of(self.rank));
-                let cause = Error::new(Status::PeerLost, cause);
-                self.reactor.tell(self.key(), vec![peer], Message::Fail { group, cause });
-            }
-            return;
-        };
-        drop(shared);
-        let Some(peer) = member.rank_of(peer) else {
-            return;
-        };
-        if let (Some(ours), Some(rank)) =
-            (member.calls.claim(peer, call), member.rank_of(self.rank))
-        {
-            self.fail_group(group, &mismatch(rank, &ours, peer, &call), true);
-        }
-    }
-
-    /// The control line with `peer` broke.
-    pub fn line_lost(&self, peer: usize, cause: Error) {
-        self.lose(peer, &cause.message, true);
-    }
-
-    /// `peer` has said goodbye: groups go on until they need something from it.
-    pub fn left(&self, peer: usize) {
-        let mut shared = self.shared.lock();
-        // Lanes that it has not called will not come any more.
-        shared.expected.iter().filter(|(k, _)| k.from == peer).for_each(|(_, wake)| wake.wake());
-        // Lanes that it made stay: what it sent on them before it left is still there.
-        shared.presence[peer] = Presence::Left;
-        drop(shared);
-        self.changed.notify_all();
-    }
-
-    /// A rank is gone: fails every group that it belongs to.
-    pub fn lose(&self, lost: usize, cause: &str, announce: bool) {
-        let mut shared = self.shared.lock();
-        if matches!(shared.presence[lost], Presence::Left | Presence::Lost(_)) {
-            // Some other rank missed its goodbye, or was slower to notice.
-            return;
-        }
-        shared.presence[lost] = Presence::Lost(cause.to_owned());
-        let groups: Vec<Member> = shared
-            .groups
-            .values()
-            .filter(|member| member.rank_of(lost).is_some())
-            .cloned()
-            .collect();
-        drop(shared);
-        for member in groups {
-            member.health.fail(self.lost_error(&member, lost, cause));
-        }
-        self.wake_waiters();
-        if announce {
-            let peers = (0..self.size).filter(|rank| *rank != self.rank && *rank != lost).collect();
-            let cause = Error::new(Status::PeerLost, cause);
-            self.reactor.tell(self.key(), peers, Message::Lost { rank: lost, cause });
-        }
-    }
-
-    /// What a group is failed with when a rank of it is gone.
-    fn lost_error(&self, member: &Member, lost: usize, cause: &str) -> Error {
-        let place = match member.rank_of(lost) {
-            Some(rank) if member.group != 0 => format!("rank {rank} (rank {lost} of the world)"),
-            _ => format!("rank {lost}"),
-        };
-        Error::new(Status::PeerLost, format!("lost {place}: {cause}"))
-    }
-
-    /// Waits for what explains that a group's link to `peer` broke: whether that rank has said
-    /// goodbye. False once the group has failed for another reason, or `limit` has passed.
-    pub fn has_left(&self, peer: usize, health: &Health, limit: Duration) -> bool {
-        let deadline = Deadline::after(Some(limit));
-        let mut shared = self.shared.lock();
-        while health.check().is_ok() {
-            if matches!(shared.presence[peer], Presence::Left) {
-                return true;
-            }
-            if !self.wait(&mut shared, deadline) {
-                break;
-            }
-        }
-        false
-    }
-
-    /// Says goodbye to the other ranks; every group answers ABORTED from now on.
-    pub fn leave(&self) {
-        let mut shared = self.shared.lock();
-        let groups: Vec<Member> = shared.groups.values().cloned().collect();
-        groups.iter().for_each(|member| self.announce_failure(member));
-        if self.gone.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        shared.arrived.clear();
-        drop(shared);
-        for member in groups {
-            member.health.fail(finalized());
-        }
-        self.wake_waiters();
-        self.reactor.leave(self.key());
-    }
-}
-
-fn finalized() -> Error {
-    Error::new(Status::Aborted, "mlxd_finalize was called")
 }
 
 /// A use of a world: while there is one this rank listens, and when the last one ends, it says

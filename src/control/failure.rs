@@ -1,0 +1,175 @@
+//! What becomes of a world's groups when something fails or a rank is gone, and how that is told.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::message::Message;
+use super::world::{Member, Presence, World};
+use crate::call::{Call, mismatch};
+use crate::error::{Error, Status};
+use crate::health::Health;
+use crate::wait::Deadline;
+
+/// Failures kept for groups that this rank has not made yet.
+const EARLY_FAILURES: usize = 64;
+
+impl World {
+    /// Fails a group here, and on its other ranks if `announce`.
+    pub fn fail_group(&self, group: u64, cause: &Error, announce: bool) {
+        let Some(member) = self.shared.lock().groups.get(&group).cloned() else {
+            return;
+        };
+        let first = member.health.fail(cause.clone());
+        self.wake_waiters();
+        if first && announce {
+            self.announce_failure(&member);
+        }
+    }
+
+    /// Tells the group's other ranks what failed it, if anything did.
+    pub(super) fn announce_failure(&self, member: &Member) {
+        if let (Err(cause), false) = (member.health.check(), self.gone.load(Ordering::Relaxed)) {
+            let fail = Message::Fail { group: member.group, cause };
+            self.reactor.tell(self.key(), self.others(member), fail);
+        }
+    }
+
+    /// The other ranks of a group, as ranks of the world.
+    fn others(&self, member: &Member) -> Vec<usize> {
+        member.ranks.iter().copied().filter(|rank| *rank != self.rank).collect()
+    }
+
+    /// Tells the group's other ranks what this rank has been waiting in for a while.
+    pub fn announce_stall(&self, member: &Member, call: Call) {
+        let stalled = Message::Stalled { group: member.group, call };
+        self.reactor.tell(self.key(), self.others(member), stalled);
+    }
+
+    /// `group` has failed on another rank.
+    pub(super) fn told_of_failure(self: &Arc<Self>, group: u64, cause: Error) {
+        let mut shared = self.shared.lock();
+        // Until all lines are up, only rank 0 can reach everybody.
+        let pass_on = self.rank == 0 && group == 0 && !shared.go;
+        if !shared.groups.contains_key(&group) {
+            if shared.early_failures.len() == EARLY_FAILURES {
+                shared.early_failures.pop_front();
+            }
+            shared.early_failures.push_back((group, cause));
+            return;
+        }
+        drop(shared);
+        self.fail_group(group, &cause, pass_on);
+    }
+
+    /// `peer` has waited for a while in this call.
+    pub(super) fn told_of_stall(&self, peer: usize, group: u64, call: Call) {
+        let shared = self.shared.lock();
+        let Some(member) = shared.groups.get(&group).cloned() else {
+            if shared.forgotten.contains(&group) {
+                let cause = format!("{} has freed its handle", self.name_of(self.rank));
+                let cause = Error::new(Status::PeerLost, cause);
+                self.reactor.tell(self.key(), vec![peer], Message::Fail { group, cause });
+            }
+            return;
+        };
+        drop(shared);
+        let Some(peer) = member.rank_of(peer) else {
+            return;
+        };
+        if let (Some(ours), Some(rank)) =
+            (member.calls.claim(peer, call), member.rank_of(self.rank))
+        {
+            self.fail_group(group, &mismatch(rank, &ours, peer, &call), true);
+        }
+    }
+
+    /// The control line with `peer` broke.
+    pub fn line_lost(&self, peer: usize, cause: Error) {
+        self.lose(peer, &cause.message, true);
+    }
+
+    /// `peer` has said goodbye: groups go on until they need something from it.
+    pub fn left(&self, peer: usize) {
+        let mut shared = self.shared.lock();
+        // Lanes that it has not called will not come any more.
+        shared.expected.iter().filter(|(k, _)| k.from == peer).for_each(|(_, wake)| wake.wake());
+        // Lanes that it made stay: what it sent on them before it left is still there.
+        shared.presence[peer] = Presence::Left;
+        drop(shared);
+        self.changed.notify_all();
+    }
+
+    /// A rank is gone: fails every group that it belongs to.
+    pub fn lose(&self, lost: usize, cause: &str, announce: bool) {
+        let mut shared = self.shared.lock();
+        if matches!(shared.presence[lost], Presence::Left | Presence::Lost(_)) {
+            // Some other rank missed its goodbye, or was slower to notice.
+            return;
+        }
+        shared.presence[lost] = Presence::Lost(cause.to_owned());
+        let groups: Vec<Member> = shared
+            .groups
+            .values()
+            .filter(|member| member.rank_of(lost).is_some())
+            .cloned()
+            .collect();
+        drop(shared);
+        for member in groups {
+            member.health.fail(self.lost_error(&member, lost, cause));
+        }
+        self.wake_waiters();
+        if announce {
+            let peers = (0..self.size).filter(|rank| *rank != self.rank && *rank != lost).collect();
+            let cause = Error::new(Status::PeerLost, cause);
+            self.reactor.tell(self.key(), peers, Message::Lost { rank: lost, cause });
+        }
+    }
+
+    /// What a group is failed with when a rank of it is gone.
+    pub(super) fn lost_error(&self, member: &Member, lost: usize, cause: &str) -> Error {
+        let place = match member.rank_of(lost) {
+            Some(rank) if member.group != 0 => format!("rank {rank} (rank {lost} of the world)"),
+            _ => format!("rank {lost}"),
+        };
+        Error::new(Status::PeerLost, format!("lost {place}: {cause}"))
+    }
+
+    /// Waits for what explains that a group's link to `peer` broke: whether that rank has said
+    /// goodbye. False once the group has failed for another reason, or `limit` has passed.
+    pub fn has_left(&self, peer: usize, health: &Health, limit: Duration) -> bool {
+        let deadline = Deadline::after(Some(limit));
+        let mut shared = self.shared.lock();
+        while health.check().is_ok() {
+            if matches!(shared.presence[peer], Presence::Left) {
+                return true;
+            }
+            if !self.wait(&mut shared, deadline) {
+                break;
+            }
+        }
+        false
+    }
+
+    /// Says goodbye to the other ranks; every group answers ABORTED from now on.
+    pub fn leave(&self) {
+        let mut shared = self.shared.lock();
+        let groups: Vec<Member> = shared.groups.values().cloned().collect();
+        groups.iter().for_each(|member| self.announce_failure(member));
+        if self.gone.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        shared.arrived.clear();
+        drop(shared);
+        for member in groups {
+            member.health.fail(finalized());
+        }
+        self.wake_waiters();
+        self.reactor.leave(self.key());
+    }
+}
+
+/// What groups are failed with that this rank leaves.
+pub(super) fn finalized() -> Error {
+    Error::new(Status::Aborted, "mlxd_finalize was called")
+}

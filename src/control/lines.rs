@@ -1,0 +1,105 @@
+//! Lines: how the control connections of a world come up, and how its ranks wait for each other.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::channel::Channel;
+use super::dial::Caller;
+use super::handshake::Purpose;
+use super::message::Message;
+use super::world::{Presence, Shared, World, ranks};
+use crate::error::{Result, fail};
+use crate::health::Health;
+use crate::wait::Deadline;
+
+impl World {
+    /// Calls the control line of a rank below this one.
+    pub fn call_line(
+        self: &Arc<Self>,
+        peer: usize,
+        deadline: Deadline,
+        health: &Health,
+    ) -> Result<()> {
+        let hello = self.hello(Purpose::Control, 0, peer, 0);
+        let caller =
+            Caller { secret: self.secret.as_deref(), deadline, stop: Some(health.as_fd()) };
+        let channel = caller.call_and_enter(&self.addresses[peer][0].resolve()?, &hello)?;
+        self.add_line(peer, channel)
+    }
+
+    /// Takes over the control connection with `peer`.
+    pub fn add_line(self: &Arc<Self>, peer: usize, channel: Channel) -> Result<()> {
+        self.reactor.add_line(self, peer, channel)?;
+        self.line_up(peer);
+        Ok(())
+    }
+
+    /// The control line with `peer` is up.
+    pub fn line_up(&self, peer: usize) {
+        let mut shared = self.shared.lock();
+        if matches!(shared.presence[peer], Presence::Coming) {
+            shared.presence[peer] = Presence::Here;
+        }
+        drop(shared);
+        self.changed.notify_all();
+    }
+
+    /// Waits until every line is up, then until every rank says so.
+    pub fn come_up(&self, health: &Health, deadline: Deadline) -> Result<()> {
+        let missing = self.await_all(health, deadline, |shared| {
+            let coming = |(rank, p): (usize, &Presence)| {
+                (matches!(p, Presence::Coming) && rank != self.rank).then_some(rank)
+            };
+            shared.presence.iter().enumerate().filter_map(coming).collect()
+        })?;
+        if !missing.is_empty() {
+            fail!(Timeout, "{} did not connect in time", ranks(&missing));
+        }
+        if self.rank > 0 {
+            self.reactor.tell(self.key(), vec![0], Message::Ready);
+            let missing =
+                self.await_all(
+                    health,
+                    deadline,
+                    |shared| {
+                        if shared.go { Vec::new() } else { vec![0] }
+                    },
+                )?;
+            if !missing.is_empty() {
+                fail!(Timeout, "rank 0 did not say in time that all ranks are connected");
+            }
+            return Ok(());
+        }
+        let missing = self.await_all(health, deadline, |shared| {
+            (1..self.size).filter(|rank| !shared.ready.contains(rank)).collect()
+        })?;
+        if !missing.is_empty() {
+            fail!(Timeout, "{} did not connect to the others in time", ranks(&missing));
+        }
+        self.shared.lock().go = true;
+        self.reactor.tell(self.key(), (1..self.size).collect(), Message::Go);
+        Ok(())
+    }
+
+    /// Waits until nobody is missing; those who are when the deadline passes.
+    fn await_all(
+        &self,
+        health: &Health,
+        deadline: Deadline,
+        missing: impl Fn(&Shared) -> Vec<usize>,
+    ) -> Result<Vec<usize>> {
+        let mut shared = self.shared.lock();
+        loop {
+            health.check()?;
+            let absent = missing(&shared);
+            // Whoever left before its part was done will not do it any more.
+            let left = |rank: &&usize| matches!(shared.presence[**rank], Presence::Left);
+            if let Some(rank) = absent.iter().find(left) {
+                fail!(PeerLost, "{} left during the start", self.name_of(*rank));
+            }
+            if absent.is_empty() || !self.wait(&mut shared, deadline) {
+                return Ok(absent);
+            }
+        }
+    }
+}
