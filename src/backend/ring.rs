@@ -23,6 +23,7 @@ use crate::reduce::kernel;
 use crate::thread::quietly;
 use crate::transport::Link;
 use crate::transport::late::LateLink;
+use crate::transport::segment::{self, Segment};
 use crate::transport::tcp::TcpLink;
 use crate::wait::Deadline;
 
@@ -38,6 +39,9 @@ pub struct Ring {
     world: Arc<Seat>,
     member: Member,
     rank: usize,
+    /// Shared with the group's other ranks on this host, if there are any.
+    #[expect(dead_code, reason = "what moves data through it comes with its link")]
+    segment: Option<Arc<Segment>>,
     /// Whether every rank of this host has a core of its own.
     spin: bool,
     /// What collectives run on: one at a time.
@@ -52,8 +56,8 @@ impl Ring {
     /// Starts a world, of two ranks at least.
     pub fn start(plan: &RingStart, reactor: &Arc<Reactor>) -> Result<Ring> {
         let member = member(0, (0..plan.size).collect())?;
-        let world = control::start(plan, reactor, member.clone())?;
-        let ring = Ring::new(Arc::new(world), member);
+        let (world, segment) = control::start(plan, reactor, member.clone(), segment::bytes)?;
+        let ring = Ring::new(Arc::new(world), member, segment);
         // Neighbours at once, so that a start tells of a lane that does not work; the other ranks,
         // like all ranks of parts of the world, when they are first needed.
         let (rank, size) = (plan.rank, plan.size);
@@ -72,7 +76,7 @@ impl Ring {
         Ok(ring)
     }
 
-    fn new(world: Arc<Seat>, member: Member) -> Ring {
+    fn new(world: Arc<Seat>, member: Member, segment: Option<Segment>) -> Ring {
         let rank = member.ranks.iter().position(|rank| *rank == world.rank).unwrap_or(0);
         let links = Links::new(world.lanes());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -81,6 +85,7 @@ impl Ring {
             world,
             member,
             rank,
+            segment: segment.map(Arc::new),
             spin,
             collectives: Mutex::new((Engine::default(), links)),
             lanes: Mutex::default(),
@@ -346,7 +351,17 @@ impl Backend for Ring {
         let id = (ranks[0] as u64) << 32 | u64::from(all[leader][2] as u32);
         let member = member(id, ranks)?;
         self.world.enter(member.clone());
-        Ok(Some(Box::new(Ring::new(self.world.clone(), member))))
+        let node = self.world.node(&member);
+        let deadline = Deadline::after(limits.operation);
+        let shared = self.world.share(&member, segment::bytes(node.len()), deadline);
+        let (segment, outcome) = match shared {
+            Ok(segment) => (segment, Ok(())),
+            Err(e) => (None, Err(e)),
+        };
+        let part = Ring::new(self.world.clone(), member, segment);
+        // Without it the group fails: its ranks must not go different ways.
+        outcome.map_err(|e| part.failed(e, node.first().copied()))?;
+        Ok(Some(Box::new(part)))
     }
 
     fn fail(&self, cause: &Error) {

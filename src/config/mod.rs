@@ -10,7 +10,7 @@ mod start;
 
 pub use address::Address;
 pub use hostfile::Hostfile;
-pub use start::{Meeting, RingStart};
+pub use start::{Meeting, RingStart, Transport};
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;

@@ -1,5 +1,7 @@
 //! What the ring backend starts from: this rank, the size of the world, and where the ranks meet.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::{Address, AllGather, Found, Hostfile, Settings, Source, parse};
@@ -16,6 +18,39 @@ pub enum Meeting {
     AllGather(AllGather),
 }
 
+/// How ranks of one host reach each other; those of several use TCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// By shared memory where they can have some, else by TCP.
+    #[default]
+    Auto,
+    /// By TCP.
+    Tcp,
+    /// By shared memory: all ranks are on one host, or there is no world.
+    Shm,
+}
+
+impl FromStr for Transport {
+    type Err = ();
+
+    fn from_str(name: &str) -> std::result::Result<Transport, ()> {
+        [Transport::Auto, Transport::Tcp, Transport::Shm]
+            .into_iter()
+            .find(|transport| transport.to_string() == name)
+            .ok_or(())
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Auto => "auto",
+            Transport::Tcp => "tcp",
+            Transport::Shm => "shm",
+        })
+    }
+}
+
 /// All that a rank needs to know to start.
 #[derive(Clone, Debug)]
 pub struct RingStart {
@@ -27,6 +62,10 @@ pub struct RingStart {
     pub meeting: Meeting,
     /// Where to listen, if not at the address given for this rank.
     pub bind: Option<String>,
+    /// How it reaches ranks of its host; the same on all ranks.
+    pub transport: Transport,
+    /// What its host is called, if the caller knows better than the system.
+    pub host_id: Option<String>,
     /// What peers must know.
     pub secret: Option<String>,
     /// How long the whole start may take.
@@ -43,19 +82,17 @@ impl Settings {
         let Some((rank, size, meeting)) = self.ring_meeting()? else {
             return Ok(None);
         };
-        match self.text("MLXD_TRANSPORT").as_deref() {
-            None | Some("auto" | "tcp") => {}
-            Some("shm") => fail!(
-                Unsupported,
-                "MLXD_TRANSPORT=\"shm\": shared memory is not in this build; use tcp or auto"
-            ),
-            Some(other) => fail!(Config, "MLXD_TRANSPORT={other:?} is not auto, tcp or shm"),
-        }
+        let transport = match self.find(&["MLXD_TRANSPORT"]) {
+            Some(found) => parse::<Transport>(&found, "auto, tcp or shm")?,
+            None => Transport::default(),
+        };
         Ok(Some(RingStart {
             rank,
             size,
             meeting,
             bind: self.text("MLXD_BIND"),
+            transport,
+            host_id: self.text("MLXD_HOST_ID"),
             secret: self.secret(),
             connect_timeout: self.connect_timeout()?,
             peer_timeout: self.peer_timeout()?,
@@ -199,6 +236,28 @@ mod tests {
         assert_eq!(port(&pairs), 29500);
         pairs.push(("TORCHELASTIC_USE_AGENT_STORE", "True"));
         assert_eq!(port(&pairs), 29501);
+    }
+
+    #[test]
+    fn transports_and_host_names() {
+        let world = [("MLXD_COORDINATOR", "h:1"), ("MLXD_WORLD_SIZE", "2"), ("MLXD_RANK", "1")];
+        let start = |more: &[(&str, &str)]| settings(&[&world, more].concat()).ring_start();
+        let plain = start(&[]).unwrap().unwrap();
+        assert_eq!((plain.transport, plain.host_id), (Transport::Auto, None));
+        for (name, transport) in
+            [("auto", Transport::Auto), ("tcp", Transport::Tcp), ("shm", Transport::Shm)]
+        {
+            let named = start(&[("MLXD_TRANSPORT", name)]).unwrap().unwrap();
+            assert_eq!((named.transport, named.transport.to_string()), (transport, name.into()));
+        }
+        let elsewhere = start(&[("MLXD_HOST_ID", "pod 7")]).unwrap().unwrap();
+        assert_eq!(elsewhere.host_id.as_deref(), Some("pod 7"));
+        let error = start(&[("MLXD_TRANSPORT", "SHM")]).unwrap_err();
+        assert_eq!(error.status, Status::Config);
+        assert!(
+            error.message.contains("MLXD_TRANSPORT=\"SHM\" is not auto, tcp or shm"),
+            "{error}"
+        );
     }
 
     #[test]

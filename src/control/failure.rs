@@ -161,6 +161,7 @@ impl World {
         }
         shared.arrived.clear();
         drop(shared);
+        drop(self.mailbox.lock().take());
         for member in groups {
             member.health.fail(finalized());
         }

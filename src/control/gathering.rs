@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Address;
 use super::channel::Channel;
+use super::host::Place;
 use super::listener::Joiner;
 use super::message::Message;
 use super::world::ranks;
@@ -26,8 +27,8 @@ pub fn too_late(missing: &[usize], limit: Option<Duration>, remarks: &[String]) 
 pub struct Guest {
     /// The connection with it.
     pub channel: Channel,
-    /// Where it listens, and its patience, once it has said so.
-    pub joined: Option<(Vec<Address>, u64)>,
+    /// Where it listens, its patience, and where it is, once it has said so.
+    pub joined: Option<(Vec<Address>, u64, Place)>,
 }
 
 /// Rank 0's view of a start.
@@ -49,6 +50,13 @@ impl Gathering {
     pub fn missing(&self) -> Vec<usize> {
         let here = |guest: &Option<Guest>| guest.as_ref().is_some_and(|g| g.joined.is_some());
         (1..self.size).filter(|rank| !here(&self.guests[*rank])).collect()
+    }
+
+    /// Per rank where it is: rank 0 at `own`, then all who came.
+    pub fn places(&self, own: &Place) -> Vec<Place> {
+        let joined = self.guests.iter().flatten().filter_map(|guest| guest.joined.as_ref());
+        let theirs = joined.map(|(_, _, place)| place.clone());
+        std::iter::once(own.clone()).chain(theirs).collect()
     }
 
     /// Those to listen to.
@@ -124,8 +132,8 @@ impl Gathering {
                     self.refuse(guest.channel, why);
                 }
             }
-            Ok(Some(Message::Join { addresses, patience, .. })) => {
-                guest.joined = Some((addresses, patience));
+            Ok(Some(Message::Join { addresses, patience, place, .. })) => {
+                guest.joined = Some((addresses, patience, place));
                 self.tell_news(rank);
             }
             Ok(Some(other)) => log::debug!("rank {rank} said {other:?} during the start"),
@@ -136,9 +144,13 @@ impl Gathering {
         }
     }
 
-    /// The end of a start that some ranks did not come to; tells those who came.
-    pub fn give_up(&mut self, missing: &[usize], limit: Option<Duration>) -> Error {
-        let error = too_late(missing, limit, &self.remarks);
+    /// The end of a start that some ranks did not come to.
+    pub fn too_late(&self, limit: Option<Duration>) -> Error {
+        too_late(&self.missing(), limit, &self.remarks)
+    }
+
+    /// Ends the start for all who came; the cause.
+    pub fn give_up(&mut self, error: Error) -> Error {
         self.tell(&Message::Refused(error.clone()));
         error
     }

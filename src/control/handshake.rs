@@ -23,7 +23,7 @@ pub const CALLER: [u8; 4] = *b"mlxd";
 /// Opens a challenge: not the same, so that nobody takes an echo for an answer.
 const LISTENER: [u8; 4] = *b"MLXD";
 /// Changes whenever ranks with and without a change could not work together.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// Bytes of a [`Hello`].
 pub const HELLO_BYTES: usize = 64;
@@ -167,6 +167,11 @@ pub fn nonce() -> Result<[u8; 16]> {
     getrandom::fill(&mut bytes)
         .map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
     Ok(bytes)
+}
+
+/// The same as 32 hexadecimal digits.
+pub fn nonce_text() -> Result<String> {
+    Ok(nonce()?.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Which side proves.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::channel::Channel;
 use super::dial::Caller;
 use super::handshake::Purpose;
+use super::host::number;
 use super::message::Message;
 use super::world::{Presence, Shared, World, ranks};
 use crate::error::{Result, fail};
@@ -44,8 +45,8 @@ impl World {
         self.changed.notify_all();
     }
 
-    /// Waits until every line is up, then until every rank says so.
-    pub fn come_up(&self, health: &Health, deadline: Deadline) -> Result<()> {
+    /// Waits until every line is up.
+    pub fn await_lines(&self, health: &Health, deadline: Deadline) -> Result<()> {
         let missing = self.await_all(health, deadline, |shared| {
             let coming = |(rank, p): (usize, &Presence)| {
                 (matches!(p, Presence::Coming) && rank != self.rank).then_some(rank)
@@ -55,8 +56,14 @@ impl World {
         if !missing.is_empty() {
             fail!(Timeout, "{} did not connect in time", ranks(&missing));
         }
+        Ok(())
+    }
+
+    /// Says that this rank has its lines, and whether it shares its host's memory; waits until all
+    /// ranks say so, and learns which of them share.
+    pub fn get_ready(&self, shares: bool, health: &Health, deadline: Deadline) -> Result<()> {
         if self.rank > 0 {
-            self.reactor.tell(self.key(), vec![0], Message::Ready);
+            self.reactor.tell(self.key(), vec![0], Message::Ready { shares });
             let missing =
                 self.await_all(
                     health,
@@ -71,13 +78,19 @@ impl World {
             return Ok(());
         }
         let missing = self.await_all(health, deadline, |shared| {
-            (1..self.size).filter(|rank| !shared.ready.contains(rank)).collect()
+            (1..self.size).filter(|rank| !shared.ready.contains_key(rank)).collect()
         })?;
         if !missing.is_empty() {
             fail!(Timeout, "{} did not connect to the others in time", ranks(&missing));
         }
-        self.shared.lock().go = true;
-        self.reactor.tell(self.key(), (1..self.size).collect(), Message::Go);
+        let mut shared = self.shared.lock();
+        shared.ready.insert(0, shares);
+        let all_share = |rank| shared.ready.get(&rank).is_some_and(|shares| *shares);
+        let hosts = number(&self.places, all_share);
+        shared.hosts.clone_from(&hosts);
+        shared.go = true;
+        drop(shared);
+        self.reactor.tell(self.key(), (1..self.size).collect(), Message::Go { hosts });
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Address;
+use super::host::Place;
 use crate::call::Call;
 use crate::error::{Error, Result, Status};
 
@@ -17,6 +18,8 @@ pub enum Message {
         settings: Vec<String>,
         /// How long others may stay silent for the sender, in milliseconds; 0 for ever.
         patience: u64,
+        /// Where the sender is.
+        place: Place,
     },
     /// Rank 0 tells those who came who is still missing.
     Waiting {
@@ -31,15 +34,30 @@ pub enum Message {
         addresses: Vec<Vec<Address>>,
         /// The least of all ranks' patience, in milliseconds; 0 if none has a limit.
         patience: u64,
+        /// Per rank where it is.
+        places: Vec<Place>,
     },
     /// The handshake is done: the connection is what it was made for.
     Welcome,
     /// The connection is turned away.
     Refused(Error),
     /// The sender has its connection to every other rank.
-    Ready,
+    Ready {
+        /// Whether it shares memory with the other ranks of its host.
+        shares: bool,
+    },
     /// Rank 0 tells that all are ready.
-    Go,
+    Go {
+        /// Per rank the number of its host: ranks with the same one share memory.
+        hosts: Vec<u32>,
+    },
+    /// The sender has left a group's segment in the receiver's mailbox.
+    Shared {
+        /// Which group.
+        group: u64,
+        /// Why it has not, if it has not.
+        cause: Option<Error>,
+    },
     /// Nothing else was sent for a while.
     Ping,
     /// A group has failed on the sender.

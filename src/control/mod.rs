@@ -6,6 +6,9 @@
 //! has died, and no rank is needed for the others to talk. Data goes over *lanes*, connections that
 //! belong to one group. The process's control thread (`reactor`) serves all lines and lets all
 //! connections in; whoever needs a lane calls for it from its own thread.
+//!
+//! A *host* is where ranks can share memory. The ranks of a group on one host are a *node*; its lowest
+//! rank makes their *segment* and leaves the descriptor in each other's *mailbox*.
 
 mod channel;
 mod dial;
@@ -13,12 +16,16 @@ mod failure;
 mod gathering;
 mod greeting;
 mod handshake;
+mod host;
 mod interfaces;
 mod lanes;
 mod lines;
 mod listener;
+mod mailbox;
+mod meeting;
 mod message;
 mod reactor;
+mod sharing;
 mod start;
 mod world;
 

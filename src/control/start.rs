@@ -1,63 +1,64 @@
-//! How a world comes up: every rank meets rank 0, learns of the others, and connects to them.
+//! How a world comes up: every rank meets rank 0, learns of the others, connects to them, and shares
+//! memory with those of its host.
 
-use std::ffi::c_void;
-use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::Address;
-use super::channel::Channel;
-use super::dial::Caller;
-use super::gathering::{ELSEWHERE, Gathering, Guest, too_late};
-use super::handshake::{self, Hello, Purpose};
-use super::interfaces::own_addresses;
-use super::listener::{Listener, Listening};
-use super::message::Message;
+use super::host::Place;
+use super::mailbox::Mailbox;
+use super::meeting::{Lines, Starting};
 use super::reactor::Reactor;
 use super::world::{Founding, Member, Seat, World};
-use crate::config::{AllGather, Meeting, RingStart};
-use crate::error::{Error, Result, Status, fail};
-use crate::wait::{Deadline, interest, wait};
+use crate::config::{RingStart, Transport};
+use crate::error::Result;
+use crate::health::Health;
+use crate::transport::segment::Segment;
+use crate::wait::Deadline;
 
-/// Between two calls to a rank 0 that does not listen yet.
-const RETRY: Duration = Duration::from_millis(30);
-/// How often those who came are told who is missing.
-const NEWS: Duration = Duration::from_millis(500);
-/// Bytes per rank that go through a caller's all-gather: rank 0's addresses as JSON.
-const RECORD: usize = 1024;
+/// How long a start that failed may take to tell the others why.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Starts a world: `member` is the group of all its ranks. Blocks until every rank is connected to
-/// every other, or the deadline has passed.
-pub fn start(plan: &RingStart, reactor: &Arc<Reactor>, member: Member) -> Result<Seat> {
+/// every other, or the deadline has passed. The segment is what this rank shares with the others of its
+/// host, if it has any: of `segment_bytes` of their number.
+pub fn start(
+    plan: &RingStart,
+    reactor: &Arc<Reactor>,
+    member: Member,
+    segment_bytes: impl Fn(usize) -> usize,
+) -> Result<(Seat, Option<Segment>)> {
     let deadline = Deadline::after(plan.connect_timeout);
-    let starting = Starting { plan, reactor, deadline };
-    let (founding, lines) = match &plan.meeting {
-        Meeting::Hostfile(hosts) => starting.with_hostfile(hosts)?,
-        Meeting::Coordinator(address) => starting.with_coordinator(address)?,
-        Meeting::AllGather(all_gather) => starting.with_all_gather(*all_gather)?,
-    };
-    let health = member.health.clone();
-    let world = World::found(founding);
-    world.enter(member);
+    let (place, mailbox) = here(plan)?;
+    let (founding, lines) = Starting { plan, reactor, deadline, place }.meet()?;
+    let world = World::found(Founding { mailbox, ..founding });
+    world.enter(member.clone());
     reactor.serve(&world)?;
-    connect(&world, lines, &health, deadline).inspect_err(|e| {
+    let shared = connect(&world, lines, &member.health, deadline).and_then(|()| {
+        let bytes = segment_bytes(world.node(&member).len());
+        come_up(&world, &member, bytes, plan.transport, deadline)
+    });
+    let segment = shared.inspect_err(|e| {
         // Whoever waits for this rank learns at once that it waits in vain.
         world.fail_group(0, e, true);
-        reactor.settle(NEWS);
+        reactor.settle(LAST_WORDS);
     })?;
-    Ok(world)
+    Ok((world, segment))
 }
 
-/// A connection to a rank that was made during the meeting.
-type Lines = Vec<(usize, Channel)>;
+/// Where this process is, and its mailbox if others may share memory with it.
+fn here(plan: &RingStart) -> Result<(Place, Option<Mailbox>)> {
+    let mailbox = match plan.transport {
+        Transport::Tcp => None,
+        Transport::Auto | Transport::Shm => Mailbox::open()
+            .inspect_err(|e| log::warn!("rank {} shares no memory: {e}", plan.rank))
+            .ok(),
+    };
+    let door = mailbox.as_ref().map(|mailbox| mailbox.name().to_owned());
+    Ok((Place::here(plan.host_id.as_deref(), door)?, mailbox))
+}
 
-fn connect(
-    world: &Arc<World>,
-    lines: Lines,
-    health: &crate::health::Health,
-    deadline: Deadline,
-) -> Result<()> {
+/// Brings up the lines of which the meeting left those with rank 0.
+fn connect(world: &Arc<World>, lines: Lines, health: &Health, deadline: Deadline) -> Result<()> {
     for (rank, channel) in lines {
         world.add_line(rank, channel)?;
     }
@@ -67,294 +68,30 @@ fn connect(
             e.at(format_args!("rank {here} cannot reach rank {rank}"))
         })?;
     }
-    world.come_up(health, deadline)
+    world.await_lines(health, deadline)
 }
 
-struct Starting<'a> {
-    plan: &'a RingStart,
-    reactor: &'a Arc<Reactor>,
+/// Shares memory with this host's ranks, where that works on all of them, and waits until every rank
+/// is ready.
+fn come_up(
+    world: &World,
+    member: &Member,
+    bytes: usize,
+    transport: Transport,
     deadline: Deadline,
-}
-
-impl Starting<'_> {
-    /// Every rank listens at its own addresses, and calls rank 0 at its first.
-    fn with_hostfile(&self, hosts: &[Vec<Address>]) -> Result<(Founding, Lines)> {
-        let mut listeners = Vec::new();
-        for (lane, address) in hosts[self.plan.rank].iter().enumerate() {
-            listeners.push(self.listen(address, self.plan.rank == 0 && lane == 0)?);
+) -> Result<Option<Segment>> {
+    let segment = match world.share(member, bytes, deadline) {
+        Ok(segment) => segment,
+        // What comes too late fails the start anyway.
+        Err(e) if deadline.passed() => return Err(e),
+        Err(e) if transport == Transport::Shm => return Err(e.at("MLXD_TRANSPORT=shm")),
+        // If it is the start that has failed, that shows next.
+        Err(e) => {
+            log::warn!("rank {} shares no memory with its host: {e}", world.rank);
+            None
         }
-        if self.plan.rank == 0 {
-            return self.gather(listeners, hosts[0].clone());
-        }
-        self.join(&hosts[0][..1], listeners, hosts[self.plan.rank].clone())
-    }
-
-    /// Rank 0 listens at `coordinator`; the others where they reach it from.
-    fn with_coordinator(&self, coordinator: &Address) -> Result<(Founding, Lines)> {
-        if self.plan.rank == 0 {
-            let listener = self.listen(coordinator, true)?;
-            return self.gather(vec![listener], vec![coordinator.clone()]);
-        }
-        self.join(std::slice::from_ref(coordinator), Vec::new(), Vec::new())
-    }
-
-    /// Rank 0 listens anywhere and hands its addresses out.
-    fn with_all_gather(&self, all_gather: AllGather) -> Result<(Founding, Lines)> {
-        let mut record = vec![0u8; RECORD];
-        let mut listener = None;
-        if self.plan.rank == 0 {
-            let own = self.listen(&Address::new("", 0), true)?;
-            let mut addresses = own_addresses(own.address)?;
-            let mut json = serde_json::to_vec(&addresses).unwrap_or_default();
-            while json.len() > RECORD && addresses.pop().is_some() {
-                json = serde_json::to_vec(&addresses).unwrap_or_default();
-            }
-            record[..json.len()].copy_from_slice(&json);
-            listener = Some((own, addresses));
-        }
-        let mut all = vec![0u8; RECORD * self.plan.size];
-        let (src, dst) = (record.as_ptr().cast::<c_void>(), all.as_mut_ptr().cast::<c_void>());
-        // SAFETY: the caller of mlxd_options_set_all_gather promised a function that reads RECORD
-        // bytes at src and writes as many for each rank at dst; both buffers are that large.
-        let status = unsafe { (all_gather.function)(all_gather.user_data, src, dst, RECORD) };
-        if status != 0 {
-            fail!(Config, "the caller's all-gather function returned {status}, not 0");
-        }
-        if let Some((listener, addresses)) = listener {
-            return self.gather(vec![listener], addresses.into_iter().take(1).collect());
-        }
-        let json = all[..RECORD].split(|byte| *byte == 0).next().unwrap_or_default();
-        let addresses: Vec<Address> = serde_json::from_slice(json).unwrap_or_default();
-        if addresses.is_empty() {
-            fail!(Config, "the caller's all-gather function did not bring rank 0's bytes first");
-        }
-        self.join(&addresses, Vec::new(), Vec::new())
-    }
-
-    fn listen(&self, address: &Address, is_meeting_place: bool) -> Result<Arc<Listening>> {
-        let RingStart { bind, secret, .. } = self.plan;
-        let (bind, secret) = (bind.as_deref(), secret.as_deref());
-        Listener::open(self.reactor, address, bind, secret, is_meeting_place)
-    }
-
-    /// How long others may stay silent, as it travels.
-    fn patience(&self) -> u64 {
-        self.plan.peer_timeout.map_or(0, |limit| limit.as_millis() as u64)
-    }
-
-    /// What must be the same on all ranks, beside size and secret, which the handshake compares.
-    fn settings(&self, lanes: usize) -> Vec<String> {
-        vec![format!("connections per rank={lanes}")]
-    }
-
-    fn founding(
-        &self,
-        id: u64,
-        addresses: Vec<Vec<Address>>,
-        patience: u64,
-        listeners: Vec<Arc<Listening>>,
-    ) -> Founding {
-        Founding {
-            id,
-            rank: self.plan.rank,
-            peer_timeout: self.plan.peer_timeout,
-            // A quarter: three pings may be late before this rank is given up.
-            ping: (patience > 0).then(|| Duration::from_millis(patience.div_ceil(4))),
-            connect_timeout: self.plan.connect_timeout,
-            addresses,
-            secret: self.plan.secret.clone(),
-            reactor: self.reactor.clone(),
-            listeners,
-        }
-    }
-
-    /// Rank 0: waits until every rank has come, then tells each where the others are.
-    fn gather(
-        &self,
-        listeners: Vec<Arc<Listening>>,
-        own: Vec<Address>,
-    ) -> Result<(Founding, Lines)> {
-        let door = listeners[0].clone();
-        let _one_start_at_a_time = door.gathering.lock();
-        let mut gathering = Gathering {
-            size: self.plan.size,
-            lanes: own.len(),
-            settings: self.settings(own.len()),
-            guests: (0..self.plan.size).map(|_| None).collect(),
-            remarks: Vec::new(),
-        };
-        let mut news = Instant::now();
-        while !gathering.missing().is_empty() {
-            for joiner in door.take_joiners() {
-                gathering.receive(joiner);
-            }
-            gathering.listen_to_guests();
-            let missing = gathering.missing();
-            if missing.is_empty() {
-                break;
-            }
-            if self.deadline.passed() {
-                return Err(gathering.give_up(&missing, self.plan.connect_timeout));
-            }
-            if news.elapsed() >= NEWS {
-                gathering.tell(&Message::Waiting { missing });
-                news = Instant::now();
-            }
-            let mut fds = vec![interest(door.arrivals(), true, false)];
-            fds.extend(gathering.channels().map(|c| interest(c.as_fd(), true, c.has_output())));
-            wait(&mut fds, self.deadline.or(Deadline::after(Some(NEWS))))?;
-        }
-        let id = u64::from_le_bytes(std::array::from_fn({
-            let nonce = handshake::nonce()?;
-            move |i| nonce[i]
-        }));
-        // Rank 0 itself reaches a guest without an address where it came from.
-        let mut addresses = vec![own.clone()];
-        let mut told = vec![self.hosted(own)];
-        let mut lines = Vec::new();
-        let mut patience = self.patience();
-        for (rank, guest) in gathering.guests.into_iter().enumerate() {
-            let Some(Guest { channel, joined: Some((there, theirs)) }) = guest else { continue };
-            patience = [patience, theirs].into_iter().filter(|p| *p > 0).min().unwrap_or(0);
-            let seen = channel.peer_addr()?.ip();
-            addresses.push(there.iter().map(|a| fill_host(a, &host_of(seen))).collect());
-            told.push(match seen.to_canonical().is_loopback() {
-                true => there,
-                false => there.iter().map(|a| fill_host(a, &host_of(seen))).collect(),
-            });
-            lines.push((rank, channel));
-        }
-        for (_, channel) in &mut lines {
-            channel.tell(&Message::World { id, addresses: told.clone(), patience })?;
-        }
-        Ok((self.founding(id, addresses, patience, listeners), lines))
-    }
-
-    /// Rank 0's own addresses as the others are told them: without a hostfile they know where they
-    /// reached it better than it does.
-    fn hosted(&self, own: Vec<Address>) -> Vec<Address> {
-        match self.plan.meeting {
-            Meeting::Hostfile(_) => own,
-            _ => own.into_iter().map(|a| Address::new("", a.port)).collect(),
-        }
-    }
-
-    /// The others: come to rank 0 and wait until all have come.
-    fn join(
-        &self,
-        rank_0: &[Address],
-        mut listeners: Vec<Arc<Listening>>,
-        mut own: Vec<Address>,
-    ) -> Result<(Founding, Lines)> {
-        // Starts of this process with this rank and this rank 0 come one after the other, as they
-        // do on rank 0.
-        let queue = self.reactor.starts(&rank_0[0].to_string(), self.plan.rank);
-        let _one_start_at_a_time = queue.lock();
-        let mut channel = self.reach(rank_0)?;
-        if listeners.is_empty() {
-            let from = channel.local_addr()?.ip().to_canonical();
-            // Over loopback by a name, others may come from elsewhere.
-            let numeric = rank_0.iter().all(|a| a.ip().is_some() || a.host == "localhost");
-            let host =
-                if from.is_loopback() && !numeric { String::new() } else { from.to_string() };
-            let listener = self.listen(&Address::new(host, 0), false)?;
-            own = vec![Address::new("", listener.address.port())];
-            listeners.push(listener);
-        }
-        let lanes = own.len();
-        let (settings, patience) = (self.settings(lanes), self.patience());
-        let join = Message::Join { addresses: own, settings, patience };
-        let mut told = channel.tell(&join);
-        let mut missing = None;
-        let (id, addresses, patience) = loop {
-            match told.and_then(|()| channel.await_with(self.deadline, None, Channel::hear)) {
-                Ok(Message::Waiting { missing: news }) => missing = Some(news),
-                Ok(Message::Refused(cause)) => return Err(cause),
-                Ok(Message::World { id, addresses, patience }) => break (id, addresses, patience),
-                Ok(other) => fail!(Internal, "rank 0 said {other:?} during the start"),
-                Err(e) if e.status == Status::Timeout => {
-                    return Err(match missing {
-                        Some(missing) => too_late(&missing, self.plan.connect_timeout, &[]),
-                        None => self.not_begun(&channel.peer),
-                    });
-                }
-                Err(_) if missing.is_none() && self.deadline.passed() => {
-                    return Err(self.not_begun(&channel.peer));
-                }
-                Err(e) if missing.is_some() => return Err(e.at("rank 0 left during the start")),
-                // Rank 0 has not begun this start: what was reached was left over from another.
-                Err(_) => {
-                    std::thread::sleep(RETRY);
-                    channel = self.reach(rank_0)?;
-                    told = channel.tell(&join);
-                    continue;
-                }
-            }
-            told = Ok(());
-        };
-        if addresses.len() != self.plan.size || addresses.iter().any(Vec::is_empty) {
-            fail!(Config, "rank 0 named {} ranks, not {}", addresses.len(), self.plan.size);
-        }
-        let host = host_of(channel.peer_addr()?.ip());
-        let addresses = addresses
-            .into_iter()
-            .map(|rank| rank.iter().map(|a| fill_host(a, &host)).collect())
-            .collect();
-        Ok((self.founding(id, addresses, patience, listeners), vec![(0, channel)]))
-    }
-
-    /// Rank 0's socket answers, but nobody takes part in a start there.
-    fn not_begun(&self, rank_0: &str) -> Error {
-        let limit = self.plan.connect_timeout.unwrap_or_default().as_millis();
-        let why = format!("rank 0 at {rank_0} listens, but began no start within {limit} ms");
-        Error::new(Status::Timeout, why + ELSEWHERE)
-    }
-
-    /// Calls rank 0 until it answers.
-    fn reach(&self, rank_0: &[Address]) -> Result<Channel> {
-        let hello = Hello {
-            purpose: Purpose::Join,
-            lane: 0,
-            world: 0,
-            group: 0,
-            from: self.plan.rank as u32,
-            to: 0,
-            size: self.plan.size as u32,
-            nonce: [0; 16],
-        };
-        let secret = self.plan.secret.as_deref();
-        let caller = Caller { secret, deadline: self.deadline, stop: None };
-        loop {
-            // A name may become known only once rank 0's host is up.
-            let candidates: Result<Vec<Vec<_>>> = rank_0.iter().map(Address::resolve).collect();
-            let called = candidates
-                .map_err(|e| Error { status: Status::PeerLost, ..e })
-                .and_then(|candidates| caller.call(&candidates.concat(), &hello));
-            match called {
-                Ok(channel) => return Ok(channel),
-                Err(e) if matches!(e.status, Status::Auth | Status::Config) => {
-                    return Err(e.at(format_args!("rank 0 at {}", rank_0[0])));
-                }
-                Err(e) if self.deadline.passed() => {
-                    let limit = self.plan.connect_timeout.unwrap_or_default().as_millis();
-                    fail!(
-                        Timeout,
-                        "rank 0 at {} was not there within {limit} ms: {e}{ELSEWHERE}",
-                        rank_0[0]
-                    );
-                }
-                Err(_) => std::thread::sleep(RETRY),
-            }
-        }
-    }
-}
-
-fn host_of(ip: IpAddr) -> String {
-    ip.to_canonical().to_string()
-}
-
-/// The address, at `host` if it names none.
-fn fill_host(address: &Address, host: &str) -> Address {
-    let host = if address.host.is_empty() { host } else { &address.host };
-    Address::new(host, address.port)
+    };
+    world.get_ready(segment.is_some(), &member.health, deadline)?;
+    // It may not have worked on another of them.
+    Ok(segment.filter(|_| world.node(member).len() > 1))
 }

@@ -11,10 +11,13 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::Address;
 use super::failure::finalized;
+use super::host::{self, Place};
 use super::lanes::LaneKey;
 use super::listener::Listening;
+use super::mailbox::Mailbox;
 use super::message::Message;
 use super::reactor::{Reactor, WorldKey};
+use super::sharing::News;
 use crate::call::CallLog;
 use crate::error::{Error, Result, fail};
 use crate::health::Health;
@@ -57,8 +60,14 @@ impl Member {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) presence: Vec<Presence>,
-    pub(super) ready: HashSet<usize>,
+    /// Ranks that are ready, and whether they share their host's memory.
+    pub(super) ready: HashMap<usize, bool>,
     pub(super) go: bool,
+    /// Per rank its host's number: at first those that may share memory have the same, from `go`
+    /// on those that do.
+    pub(super) hosts: Vec<u32>,
+    /// What others told of segments.
+    pub(super) news: VecDeque<News>,
     pub(super) groups: HashMap<u64, Member>,
     pub(super) early_failures: VecDeque<(u64, Error)>,
     pub(super) arrived: HashMap<LaneKey, TcpStream>,
@@ -97,6 +106,10 @@ pub struct World {
     pub connect_timeout: Option<Duration>,
     /// Per rank where it listens, an address for each lane.
     pub(super) addresses: Vec<Vec<Address>>,
+    /// Per rank where it is.
+    pub(super) places: Vec<Place>,
+    /// This rank's, until it leaves.
+    pub(super) mailbox: Mutex<Option<Mailbox>>,
     pub(super) secret: Option<String>,
     pub(super) reactor: Arc<Reactor>,
     pub(super) shared: Mutex<Shared>,
@@ -120,6 +133,10 @@ pub struct Founding {
     /// See [`World`].
     pub addresses: Vec<Vec<Address>>,
     /// See [`World`].
+    pub places: Vec<Place>,
+    /// See [`World`].
+    pub mailbox: Option<Mailbox>,
+    /// See [`World`].
     pub secret: Option<String>,
     /// The process's.
     pub reactor: Arc<Reactor>,
@@ -132,6 +149,8 @@ impl World {
     pub fn found(founding: Founding) -> Seat {
         let Founding { id, rank, peer_timeout, ping, connect_timeout, .. } = founding;
         let size = founding.addresses.len();
+        let may_share = |rank: usize| founding.places[rank].door.is_some();
+        let hosts = host::number(&founding.places, may_share);
         let world = Arc::new(World {
             id,
             rank,
@@ -140,12 +159,16 @@ impl World {
             ping,
             connect_timeout,
             addresses: founding.addresses,
+            places: founding.places,
+            mailbox: Mutex::new(founding.mailbox),
             secret: founding.secret,
             reactor: founding.reactor,
             shared: Mutex::new(Shared {
                 presence: vec![Presence::Coming; size],
-                ready: HashSet::new(),
+                ready: HashMap::new(),
                 go: false,
+                hosts,
+                news: VecDeque::new(),
                 groups: HashMap::new(),
                 early_failures: VecDeque::new(),
                 arrived: HashMap::new(),
@@ -169,14 +192,10 @@ impl World {
         self.addresses[self.rank].len().max(1)
     }
 
-    /// Ranks that listen at this rank's host, as far as addresses tell.
+    /// Ranks that run on this rank's machine.
     pub fn ranks_here(&self) -> usize {
-        let host = |rank: &Vec<Address>| rank.first().map(|address| address.host.clone());
-        let own = host(&self.addresses[self.rank]);
-        let here = |rank: &&Vec<Address>| {
-            host(rank) == own || rank.first().is_some_and(Address::is_loopback)
-        };
-        self.addresses.iter().filter(here).count()
+        let own = &self.places[self.rank].machine;
+        self.places.iter().filter(|place| place.machine == *own).count()
     }
 
     /// `rank 1 (10.0.0.2:5001)`
@@ -225,8 +244,13 @@ impl World {
             self.announce_failure(&member);
         }
         shared.forgotten.insert(group);
+        shared.news.retain(|news| news.group != group);
         shared.arrived.retain(|key, _| key.group != group);
         shared.expected.retain(|key, _| key.group != group);
+        drop(shared);
+        if let Some(mailbox) = &*self.mailbox.lock() {
+            mailbox.forget(group);
+        }
     }
 
     /// Sleeps until something changes; false once the deadline has passed.
@@ -249,14 +273,17 @@ impl World {
     /// `peer` has said something.
     pub fn heard(self: &Arc<Self>, peer: usize, message: Message) {
         match message {
-            Message::Ready => {
-                self.shared.lock().ready.insert(peer);
+            Message::Ready { shares } => {
+                self.shared.lock().ready.insert(peer, shares);
                 self.changed.notify_all();
             }
-            Message::Go => {
-                self.shared.lock().go = true;
+            Message::Go { hosts } if peer == 0 && hosts.len() == self.size => {
+                let mut shared = self.shared.lock();
+                (shared.go, shared.hosts) = (true, hosts);
+                drop(shared);
                 self.changed.notify_all();
             }
+            Message::Shared { group, cause } => self.told_of_segment(peer, group, cause),
             Message::Fail { group, cause } => self.told_of_failure(group, cause),
             Message::Lost { rank, cause } if rank < self.size => {
                 self.lose(rank, &cause.message, false);

@@ -1,0 +1,136 @@
+//! How ranks of one host come to share memory: the lowest of a group makes a segment, leaves its
+//! descriptor in the others' mailboxes, and tells them so over their lines.
+
+use std::os::fd::AsFd;
+
+use super::mailbox::Mailbox;
+use super::message::Message;
+use super::world::{Member, Presence, World};
+use crate::error::{Error, Result, fail};
+use crate::transport::segment::Segment;
+use crate::wait::Deadline;
+
+/// News of segments that this rank has not asked for yet.
+const EARLY_NEWS: usize = 1024;
+
+/// What a rank was told of a group's segment.
+#[derive(Debug)]
+pub struct News {
+    /// Which group.
+    pub group: u64,
+    from: usize,
+    /// Why there is none, if there is none.
+    cause: Option<Error>,
+}
+
+impl World {
+    /// The group's ranks on this rank's host, as numbers within the group, in ascending order. Ranks
+    /// whose host shares no memory are alone.
+    pub fn node(&self, member: &Member) -> Vec<usize> {
+        let hosts = &self.shared.lock().hosts;
+        let here = |rank: &usize| hosts[member.ranks[*rank]] == hosts[self.rank];
+        (0..member.ranks.len()).filter(here).collect()
+    }
+
+    /// A segment of `bytes` bytes that this rank shares with the other ranks of its node, who call this
+    /// too; `None` for a rank that is alone.
+    pub fn share(
+        &self,
+        member: &Member,
+        bytes: usize,
+        deadline: Deadline,
+    ) -> Result<Option<Segment>> {
+        let mut node = self.node(member).into_iter().map(|rank| member.ranks[rank]);
+        let leader = node.next().unwrap_or(self.rank);
+        let others: Vec<usize> = node.collect();
+        if others.is_empty() {
+            return Ok(None);
+        }
+        if leader != self.rank {
+            return self.take_segment(member, leader, bytes, deadline).map(Some);
+        }
+        let made = self.hand_out(member.group, &others, bytes);
+        let cause = made.as_ref().err().cloned();
+        self.reactor.tell(self.key(), others, Message::Shared { group: member.group, cause });
+        made.map(Some)
+    }
+
+    /// The leader's part: makes the segment and leaves it with all others.
+    fn hand_out(&self, group: u64, others: &[usize], bytes: usize) -> Result<Segment> {
+        let (segment, fd) = Segment::create(bytes)
+            .map_err(|e| e.at(format_args!("rank {} cannot make shared memory", self.rank)))?;
+        for rank in others {
+            let Some(door) = &self.places[*rank].door else {
+                fail!(Internal, "rank {rank} is to share memory, but has no mailbox");
+            };
+            Mailbox::push(door, group, fd.as_fd()).map_err(|e| {
+                let here = self.rank;
+                e.at(format_args!("rank {here} cannot hand shared memory to rank {rank}"))
+            })?;
+        }
+        Ok(segment)
+    }
+
+    /// The others' part: waits for the leader's word, and maps what it left.
+    fn take_segment(
+        &self,
+        member: &Member,
+        leader: usize,
+        bytes: usize,
+        deadline: Deadline,
+    ) -> Result<Segment> {
+        if let Some(cause) = self.await_news(member, leader, deadline)? {
+            return Err(cause);
+        }
+        let left = match &*self.mailbox.lock() {
+            Some(mailbox) => mailbox.take(member.group)?,
+            None => None,
+        };
+        let Some(fd) = left else {
+            let name = self.name_of(leader);
+            fail!(System, "the shared memory that {name} left has not come to rank {}", self.rank);
+        };
+        Segment::map(fd, bytes).map_err(|e| {
+            e.at(format_args!("rank {} cannot map what {} shares", self.rank, self.name_of(leader)))
+        })
+    }
+
+    /// Waits until the leader says that the segment is there, or why not.
+    fn await_news(
+        &self,
+        member: &Member,
+        leader: usize,
+        deadline: Deadline,
+    ) -> Result<Option<Error>> {
+        let mut shared = self.shared.lock();
+        loop {
+            member.health.check()?;
+            let ours = |news: &News| news.group == member.group && news.from == leader;
+            let told = shared.news.iter().position(ours);
+            if let Some(news) = told.and_then(|at| shared.news.remove(at)) {
+                return Ok(news.cause);
+            }
+            // A rank that is lost fails the group; one that left has said all that it will.
+            if matches!(shared.presence[leader], Presence::Left) {
+                fail!(PeerLost, "{} left before it shared memory", self.name_of(leader));
+            }
+            if !self.wait(&mut shared, deadline) {
+                fail!(Timeout, "{} did not share memory in time", self.name_of(leader));
+            }
+        }
+    }
+
+    /// `from` has told of a group's segment.
+    pub(super) fn told_of_segment(&self, from: usize, group: u64, cause: Option<Error>) {
+        let mut shared = self.shared.lock();
+        if shared.forgotten.contains(&group) {
+            return;
+        }
+        if shared.news.len() >= EARLY_NEWS {
+            shared.news.pop_front();
+        }
+        shared.news.push_back(News { group, from, cause });
+        drop(shared);
+        self.changed.notify_all();
+    }
+}
