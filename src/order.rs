@@ -2,7 +2,7 @@
 //!
 //! Collectives are one queue; so are the sends to each rank and the receives from each.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -51,17 +51,43 @@ struct Counts {
 
 impl Counts {
     fn finish(&mut self, place: u64) {
-        self.early.insert(place);
+        if place != self.done {
+            self.early.insert(place);
+            return;
+        }
+        self.done += 1;
         while self.early.remove(&self.done) {
             self.done += 1;
         }
     }
 }
 
+/// All queues; those of ranks that no message went to or came from yet may be missing.
+#[derive(Debug, Default)]
+struct Queues {
+    collectives: Counts,
+    sends: Vec<Counts>,
+    recvs: Vec<Counts>,
+}
+
+impl Queues {
+    fn get(&mut self, queue: Queue) -> &mut Counts {
+        let (counts, peer) = match queue {
+            Queue::Collectives => return &mut self.collectives,
+            Queue::SendsTo(peer) => (&mut self.sends, peer),
+            Queue::RecvsFrom(peer) => (&mut self.recvs, peer),
+        };
+        if counts.len() <= peer {
+            counts.resize_with(peer + 1, Counts::default);
+        }
+        &mut counts[peer]
+    }
+}
+
 /// The queues of one group.
 #[derive(Debug, Default)]
 pub struct Order {
-    queues: Mutex<HashMap<Queue, Counts>>,
+    queues: Mutex<Queues>,
     turned: Condvar,
 }
 
@@ -72,7 +98,7 @@ impl Order {
         let mut all = self.queues.lock();
         let places = queues.map(|queue| {
             let queue = queue?;
-            let counts = all.entry(queue).or_default();
+            let counts = all.get(queue);
             counts.given += 1;
             Some((queue, counts.given - 1))
         });
@@ -87,12 +113,11 @@ impl Order {
         // Whatever comes of it, the places are done with once this is dropped.
         let turn = Turn { order: self, ticket };
         let mut all = self.queues.lock();
-        let ready = |all: &HashMap<Queue, Counts>| {
-            let next =
-                |(queue, place): &(Queue, u64)| all.get(queue).is_some_and(|c| c.done == *place);
+        let ready = |all: &mut Queues| {
+            let next = |(queue, place): &(Queue, u64)| all.get(*queue).done == *place;
             ticket.places.iter().flatten().all(next)
         };
-        while !ready(&all) {
+        while !ready(&mut all) {
             if let Err(cause) = health.check() {
                 drop(all);
                 return Err(cause);
@@ -114,7 +139,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut all = self.order.queues.lock();
         for (queue, place) in self.ticket.places.iter().flatten() {
-            all.entry(*queue).or_default().finish(*place);
+            all.get(*queue).finish(*place);
         }
         drop(all);
         self.order.turned.notify_all();

@@ -135,6 +135,11 @@ impl World {
         Error::new(Status::PeerLost, format!("lost {place}: {cause}"))
     }
 
+    /// Whether a rank has said goodbye, as far as is known now.
+    pub fn is_gone(&self, peer: usize) -> bool {
+        matches!(self.shared.lock().presence[peer], Presence::Left)
+    }
+
     /// Waits for what explains that a group's link to `peer` broke: whether that rank has said
     /// goodbye. False once the group has failed for another reason, or `limit` has passed.
     pub fn has_left(&self, peer: usize, health: &Health, limit: Duration) -> bool {

@@ -10,6 +10,9 @@ use crate::transport::board::Board;
 
 /// 50 us: as long as falling asleep and waking up may cost. Only where every rank has a core.
 const SPIN: Duration = Duration::from_micros(50);
+/// 5 us: who does not answer by then may be waiting for this very core, which others on this machine
+/// can keep it from leaving. From then on it is offered the core between looks.
+const ALONE: Duration = Duration::from_micros(5);
 /// Looks between two glances at the clock: about 2 us.
 const LOOKS: u32 = 64;
 /// How often a rank that shares its core gives it away before it sleeps. (all_sum of 4 B on 4 ranks and
@@ -69,14 +72,20 @@ impl Waiting<'_> {
             });
         }
         let begin = Instant::now();
-        while begin.elapsed() < SPIN {
+        loop {
             for _ in 0..LOOKS {
                 if ready() {
                     return true;
                 }
                 std::hint::spin_loop();
             }
+            let waited = begin.elapsed();
+            if waited >= SPIN {
+                return false;
+            }
+            if waited >= ALONE {
+                std::thread::yield_now();
+            }
         }
-        false
     }
 }

@@ -1,0 +1,268 @@
+//! The ring backend: collectives and messages over links between processes.
+
+mod collectives;
+mod lanes;
+mod messages;
+mod node;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::{Backend, Collective, Limits, Operation};
+use crate::call::{CallLog, Verb};
+use crate::collective::board::Runner;
+use crate::collective::engine::Engine;
+use crate::collective::links::{Links, Way};
+use crate::config::RingStart;
+use crate::control::{self, Member, Reactor, Seat};
+use crate::dtype::Dtype;
+use crate::error::{Error, Result, Status, fail};
+use crate::health::Health;
+use crate::transport::segment::Segment;
+use crate::wait::Deadline;
+use lanes::Lanes;
+use node::Node;
+
+/// How long a broken link waits for the control plane to say why: a failed group's links are closed
+/// just after its ranks were told the cause.
+const WHY: Duration = Duration::from_secs(1);
+
+/// What a group's collectives run on.
+enum Ground {
+    /// All ranks share a host.
+    Board(Runner),
+    /// They do not.
+    Links(Engine, Links),
+}
+
+/// A group over shared memory and links.
+pub struct Ring {
+    world: Arc<Seat>,
+    member: Member,
+    rank: usize,
+    /// The group's ranks on this host, if this one is not alone there.
+    node: Option<Node>,
+    /// Whether every rank of this host has a core of its own.
+    spin: bool,
+    /// One collective at a time.
+    ground: Mutex<Ground>,
+    /// Lanes for messages, while none is under way: by peer and way.
+    lanes: Mutex<HashMap<(usize, Way), Lanes>>,
+    /// Engines for messages, while they are not in use.
+    engines: Mutex<Vec<Engine>>,
+}
+
+impl Ring {
+    /// Starts a world, of two ranks at least.
+    pub fn start(plan: &RingStart, reactor: &Arc<Reactor>) -> Result<Ring> {
+        let member = member(0, (0..plan.size).collect())?;
+        let (world, segment) = control::start(plan, reactor, member.clone(), node::bytes)?;
+        let ring = Ring::new(Arc::new(world), member, segment);
+        // Neighbours at once, so that a start tells of a lane that does not work; the other ranks,
+        // like all ranks of parts of the world, when they are first needed.
+        let (rank, size) = (plan.rank, plan.size);
+        let mut neighbours = vec![(rank + 1) % size, (rank + size - 1) % size];
+        neighbours.dedup();
+        for peer in neighbours {
+            let Ground::Links(_, links) = &mut *ring.ground.lock() else { break };
+            let connected = ring.connect(links, &[peer], Deadline::NEVER);
+            // One that has left already will be missed when it is needed.
+            if let Err(e) = connected
+                && !(e.status == Status::PeerLost && ring.has_left(peer))
+            {
+                return Err(ring.failed(e, Some(peer)));
+            }
+        }
+        Ok(ring)
+    }
+
+    fn new(world: Arc<Seat>, member: Member, segment: Option<Segment>) -> Ring {
+        let rank = member.ranks.iter().position(|rank| *rank == world.rank).unwrap_or(0);
+        let size = member.ranks.len();
+        let node = segment.map(|segment| Node::new(segment, world.node(&member), world.lanes()));
+        let ground = match node.as_ref().and_then(|node| node.board(rank, size)) {
+            Some(board) => Ground::Board(Runner::new(board)),
+            None => Ground::Links(Engine::default(), Links::new(world.lanes())),
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let spin = world.ranks_here() <= cores;
+        Ring {
+            world,
+            member,
+            rank,
+            node,
+            spin,
+            ground: Mutex::new(ground),
+            lanes: Mutex::default(),
+            engines: Mutex::default(),
+        }
+    }
+
+    /// `rank 1 (10.0.0.2:5001)`
+    fn name_of(&self, peer: usize) -> String {
+        format!("rank {peer} ({})", self.world.address_of(self.member.ranks[peer]))
+    }
+
+    /// Whether a rank that does not answer any more has left in good order; waits a moment for it, or
+    /// for another cause, to be known.
+    fn has_left(&self, peer: usize) -> bool {
+        self.world.has_left(self.member.ranks[peer], &self.member.health, WHY)
+    }
+
+    /// Fails the group with this error, or what caused it, and returns that. The links are closed
+    /// after that, so that the other ranks learn the cause before they see its consequence.
+    fn broken(&self, error: Error, engine: &Engine, links: &mut Links) -> Error {
+        let error = self.failed(error, engine.broke_with());
+        links.close();
+        error
+    }
+
+    /// Fails the group with this error, or what caused it, and returns that. `peer` is the rank that
+    /// it has to do with, if it is one.
+    fn failed(&self, mut error: Error, peer: Option<usize>) -> Error {
+        // This rank itself has not left: without a peer that only waits for another cause.
+        let peer = peer.unwrap_or(self.rank);
+        if error.status == Status::PeerLost && self.has_left(peer) {
+            error.message = format!("{} has left, but is still needed", self.name_of(peer));
+        }
+        self.world.fail_group(self.member.group, &error, true);
+        self.member.health.check().err().unwrap_or(error)
+    }
+}
+
+/// This rank's part in a new group.
+fn member(group: u64, ranks: Vec<usize>) -> Result<Member> {
+    Ok(Member {
+        group,
+        ranks,
+        health: Arc::new(Health::new()?),
+        calls: Arc::new(CallLog::default()),
+    })
+}
+
+impl Backend for Ring {
+    fn name(&self) -> &'static str {
+        "ring"
+    }
+
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.member.ranks.len()
+    }
+
+    fn health(&self) -> &Health {
+        &self.member.health
+    }
+
+    unsafe fn run(&self, operation: &Operation, limits: Limits) -> Result<()> {
+        self.member.health.check()?;
+        // SAFETY: the caller vouches for the operation's memory.
+        unsafe {
+            match operation {
+                Operation::Collective { sequence, collective } => {
+                    self.collective(collective.call(*sequence), collective, limits)
+                }
+                Operation::Exchange { dtype, send, recv } => {
+                    self.exchange(*dtype, *send, *recv, limits)
+                }
+            }
+        }
+    }
+
+    fn split(
+        &self,
+        color: i32,
+        key: i32,
+        sequence: u64,
+        limits: Limits,
+    ) -> Result<Option<Box<dyn Backend>>> {
+        let number = self.world.next_group_number();
+        let own: [i32; 3] = [color, key, number as i32];
+        let mut all = vec![[0i32; 3]; self.size()];
+        let collective = Collective {
+            verb: Verb::Split,
+            dtype: Dtype::Int32,
+            count: own.len(),
+            root: -1,
+            input: own.as_ptr().cast(),
+            output: all.as_mut_ptr().cast(),
+        };
+        let operation = Operation::Collective { sequence, collective };
+        // SAFETY: `own` has 3 elements and `all` 3 for each rank; both live until it has run.
+        unsafe { self.run(&operation, limits)? };
+        let Some(ranks) = group_of(color, &all) else {
+            return Ok(None);
+        };
+        let Some(&leader) = ranks.first() else {
+            fail!(Internal, "a group without ranks");
+        };
+        let ranks: Vec<usize> = ranks.into_iter().map(|rank| self.member.ranks[rank]).collect();
+        // The leader never gives the same number to two groups.
+        let id = (ranks[0] as u64) << 32 | u64::from(all[leader][2] as u32);
+        let member = member(id, ranks)?;
+        self.world.enter(member.clone());
+        let node = self.world.node(&member);
+        let deadline = Deadline::after(limits.operation);
+        let shared = self.world.share(&member, node::bytes(node.len()), deadline);
+        let (segment, outcome) = match shared {
+            Ok(segment) => (segment, Ok(())),
+            Err(e) => (None, Err(e)),
+        };
+        let part = Ring::new(self.world.clone(), member, segment);
+        // Without it the group fails: its ranks must not go different ways.
+        outcome.map_err(|e| part.failed(e, node.first().copied()))?;
+        Ok(Some(Box::new(part)))
+    }
+
+    fn fail(&self, cause: &Error) {
+        self.world.fail_group(self.member.group, cause, true);
+    }
+
+    fn leave(&self) {
+        self.world.leave();
+        // Operations that are under way have been woken; what they use is closed once they are gone.
+        if let Some(mut ground) = self.ground.try_lock_for(WHY)
+            && let Ground::Links(_, links) = &mut *ground
+        {
+            links.close();
+        }
+        self.lanes.lock().clear();
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.world.forget(self.member.group);
+    }
+}
+
+/// The ranks that gave `color`, ordered by key, then by rank; a negative key counts as the rank.
+/// `None` for colour -1. `all` has each rank's colour and key.
+fn group_of(color: i32, all: &[[i32; 3]]) -> Option<Vec<usize>> {
+    if color < 0 {
+        return None;
+    }
+    let mut ranks: Vec<usize> = (0..all.len()).filter(|rank| all[*rank][0] == color).collect();
+    let key = |rank: usize| if all[rank][1] < 0 { rank as i64 } else { all[rank][1].into() };
+    ranks.sort_by_key(|rank| (key(*rank), *rank));
+    Some(ranks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_ordered_by_key_then_rank() {
+        let all = [[0, 5, 1], [1, 0, 1], [0, 5, 1], [0, -1, 1], [-1, 0, 1], [0, 0, 1]];
+        assert_eq!(group_of(0, &all), Some(vec![5, 3, 0, 2]));
+        assert_eq!(group_of(1, &all), Some(vec![1]));
+        assert_eq!(group_of(-1, &all), None);
+    }
+}
