@@ -78,6 +78,7 @@ endfunction()
 
 add_lone_test(contract contract)
 add_lone_test(startup contract)
+add_lone_test(hosts contract)
 add_lone_test(misconfigured contract)
 add_lone_test(strangers faults)
 add_lone_test(peer_lost faults)

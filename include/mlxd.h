@@ -267,14 +267,14 @@ bool mlxd_is_available(const char *backend);
  *
  * - MLXD_ERROR_INVALID_ARGUMENT: no backend of that name.
  * - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
- * - MLXD_ERROR_UNSUPPORTED: a setting asks for what is not in this build.
  * - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
- *   that cannot be listened at.
+ *   that cannot be listened at; MLXD_TRANSPORT is shm and the ranks are on several hosts.
  * - MLXD_ERROR_TIMEOUT: ranks did not come; the message names them.
  * - MLXD_ERROR_AUTH: MLXD_SECRET differs between ranks.
  * - MLXD_ERROR_PEER_LOST: a rank was lost during the start.
  * - MLXD_ERROR_ABORTED: a rank that was ready earlier has called mlxd_group_abort() already.
- * - MLXD_ERROR_SYSTEM: a socket or a thread could not be made.
+ * - MLXD_ERROR_SYSTEM: a socket, a thread, or (if MLXD_TRANSPORT is shm) shared memory could not be
+ *   made.
  */
 mlxd_group *mlxd_init(bool strict, const char *backend);
 
@@ -337,7 +337,8 @@ const char *mlxd_group_backend(const mlxd_group *group);
  * - MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, the handle is of the process that forked this
  *   one, or the colour is below -1. Nothing was done.
  * - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
- *   MLXD_ERROR_SYSTEM: as for mlxd_all_sum(); the parent has failed.
+ *   MLXD_ERROR_SYSTEM: as for mlxd_all_sum(). The parent has failed, unless it was only the memory
+ *   for the new group's ranks to share that could not be had.
  */
 mlxd_status mlxd_group_split(mlxd_group *group, int32_t color, int32_t key, mlxd_group **out);
 

@@ -40,14 +40,14 @@ pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
 ///
 /// - MLXD_ERROR_INVALID_ARGUMENT: no backend of that name.
 /// - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
-/// - MLXD_ERROR_UNSUPPORTED: a setting asks for what is not in this build.
 /// - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
-///   that cannot be listened at.
+///   that cannot be listened at; MLXD_TRANSPORT is shm and the ranks are on several hosts.
 /// - MLXD_ERROR_TIMEOUT: ranks did not come; the message names them.
 /// - MLXD_ERROR_AUTH: MLXD_SECRET differs between ranks.
 /// - MLXD_ERROR_PEER_LOST: a rank was lost during the start.
 /// - MLXD_ERROR_ABORTED: a rank that was ready earlier has called mlxd_group_abort() already.
-/// - MLXD_ERROR_SYSTEM: a socket or a thread could not be made.
+/// - MLXD_ERROR_SYSTEM: a socket, a thread, or (if MLXD_TRANSPORT is shm) shared memory could not be
+///   made.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_init(strict: mlxd_truth, backend: *const c_char) -> *mut mlxd_group {
     guard_value(std::ptr::null_mut(), || {

@@ -7,6 +7,7 @@ use super::mailbox::Mailbox;
 use super::message::Message;
 use super::world::{Member, Presence, World};
 use crate::error::{Error, Result, fail};
+use crate::health::Health;
 use crate::transport::segment::Segment;
 use crate::wait::Deadline;
 
@@ -33,10 +34,12 @@ impl World {
     }
 
     /// A segment of `bytes` bytes that this rank shares with the other ranks of its node, who call this
-    /// too; `None` for a rank that is alone.
+    /// too; `None` for a rank that is alone. Given up when `parent` fails, the group that this one is
+    /// made of: the others may not have come so far.
     pub fn share(
         &self,
         member: &Member,
+        parent: &Health,
         bytes: usize,
         deadline: Deadline,
     ) -> Result<Option<Segment>> {
@@ -47,7 +50,8 @@ impl World {
             return Ok(None);
         }
         if leader != self.rank {
-            return self.take_segment(member, leader, bytes, deadline).map(Some);
+            let news = self.await_news(member, parent, leader, deadline)?;
+            return news.map_or_else(|| self.take_segment(member, leader, bytes).map(Some), Err);
         }
         let made = self.hand_out(member.group, &others, bytes);
         let cause = made.as_ref().err().cloned();
@@ -71,17 +75,8 @@ impl World {
         Ok(segment)
     }
 
-    /// The others' part: waits for the leader's word, and maps what it left.
-    fn take_segment(
-        &self,
-        member: &Member,
-        leader: usize,
-        bytes: usize,
-        deadline: Deadline,
-    ) -> Result<Segment> {
-        if let Some(cause) = self.await_news(member, leader, deadline)? {
-            return Err(cause);
-        }
+    /// The others' part: maps what the leader has left.
+    fn take_segment(&self, member: &Member, leader: usize, bytes: usize) -> Result<Segment> {
         let left = match &*self.mailbox.lock() {
             Some(mailbox) => mailbox.take(member.group)?,
             None => None,
@@ -99,6 +94,7 @@ impl World {
     fn await_news(
         &self,
         member: &Member,
+        parent: &Health,
         leader: usize,
         deadline: Deadline,
     ) -> Result<Option<Error>> {
@@ -110,6 +106,7 @@ impl World {
             if let Some(news) = told.and_then(|at| shared.news.remove(at)) {
                 return Ok(news.cause);
             }
+            parent.check()?;
             // A rank that is lost fails the group; one that left has said all that it will.
             if matches!(shared.presence[leader], Presence::Left) {
                 fail!(PeerLost, "{} left before it shared memory", self.name_of(leader));

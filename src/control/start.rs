@@ -37,10 +37,12 @@ pub fn start(
         let bytes = segment_bytes(world.node(&member).len());
         come_up(&world, &member, bytes, plan.transport, deadline)
     });
-    let segment = shared.inspect_err(|e| {
+    let segment = shared.map_err(|e| {
         // Whoever waits for this rank learns at once that it waits in vain.
-        world.fail_group(0, e, true);
+        world.fail_group(0, &e, true);
         reactor.settle(LAST_WORDS);
+        // Another rank's failure may have been what stopped this one.
+        member.health.check().err().unwrap_or(e)
     })?;
     Ok((world, segment))
 }
@@ -80,7 +82,7 @@ fn come_up(
     transport: Transport,
     deadline: Deadline,
 ) -> Result<Option<Segment>> {
-    let segment = match world.share(member, bytes, deadline) {
+    let segment = match world.share(member, &member.health, bytes, deadline) {
         Ok(segment) => segment,
         // What comes too late fails the start anyway.
         Err(e) if deadline.passed() => return Err(e),

@@ -7,6 +7,7 @@ use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
 };
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::process::{Resource, getrlimit};
 
 use crate::error::{Error, Result, Status};
 
@@ -25,15 +26,15 @@ unsafe impl Sync for Segment {}
 /// It can neither shrink under those who map it, which would kill them, nor grow.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// Bytes of the segment that so many ranks of a host share: 32 MiB. Pages that nobody touches cost
-/// nothing.
-pub fn bytes(_ranks: usize) -> usize {
-    32 << 20
-}
-
 impl Segment {
     /// A new one of `len` bytes, with the descriptor by which other processes map it.
     pub fn create(len: usize) -> Result<(Segment, OwnedFd)> {
+        // Where files may not be that large, making one larger ends the process with a signal.
+        let most = getrlimit(Resource::Fsize).current;
+        if most.is_some_and(|most| most < len as u64) {
+            let why = format!("a limit on the size of files (ulimit -f) is below {len} bytes");
+            return Err(Error::new(Status::System, why));
+        }
         let fd = memfd_create("mlxd", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map_err(|e| Error::system("memfd_create", e))?;
         ftruncate(&fd, len as u64).map_err(|e| Error::system("ftruncate", e))?;

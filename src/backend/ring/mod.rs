@@ -208,8 +208,8 @@ impl Backend for Ring {
         let member = member(id, ranks)?;
         self.world.enter(member.clone());
         let node = self.world.node(&member);
-        let deadline = Deadline::after(limits.operation);
-        let shared = self.world.share(&member, node::bytes(node.len()), deadline);
+        let (bytes, deadline) = (node::bytes(node.len()), Deadline::after(limits.operation));
+        let shared = self.world.share(&member, self.health(), bytes, deadline);
         let (segment, outcome) = match shared {
             Ok(segment) => (segment, Ok(())),
             Err(e) => (None, Err(e)),
