@@ -5,7 +5,7 @@
 //!
 //! - `element.rs`: what the reductions of each type mean, once, as branch-free code on lanes.
 //! - `portable.rs`: the loop over lanes, and the kernels for what every CPU of the target has.
-//! - `x86.rs`: the same kernels compiled for AVX2 and AVX-512, and the sum of float16 by F16C.
+//! - `x86.rs`: the same kernels compiled for AVX2 and AVX-512, and by hand the sums of the half types.
 //!
 //! Every level gives the same bytes. NaN is what could tell levels apart, because which payload
 //! comes out of NaN + NaN depends on the order in which the compiler put the operands. So:
@@ -104,6 +104,10 @@ pub fn kernel_at(level: Level, reduction: Reduction, dtype: Dtype) -> Option<Ker
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 | Level::Avx512 if (reduction, dtype) == (Reduction::Sum, Dtype::Float16) => {
             Some(x86::float16_sum)
+        }
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 if (reduction, dtype) == (Reduction::Sum, Dtype::Bfloat16) => {
+            Some(x86::bfloat16_sum)
         }
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => Some(select::<x86::Avx2>(reduction, dtype)),

@@ -6,7 +6,8 @@ use super::element::Element;
 use super::{Compiled, Kernel, Reduction};
 
 /// Applies `apply` to the lanes of `bytes` bytes. Of a last lane that the bytes fill only in part,
-/// the rest is zero bytes and not stored.
+/// the rest is zero bytes and not stored. `fetch` is told where each whole lane of an input is,
+/// before it is read.
 ///
 /// # Safety
 /// As [`Kernel`], for `bytes` bytes; every bit pattern is a value of `Lane`.
@@ -16,6 +17,7 @@ pub unsafe fn run<Lane: Copy>(
     a: *const u8,
     b: *const u8,
     bytes: usize,
+    fetch: impl Fn(*const u8),
     apply: impl Fn(Lane, Lane) -> Lane,
 ) {
     let lanes = bytes / size_of::<Lane>();
@@ -30,10 +32,10 @@ pub unsafe fn run<Lane: Copy>(
         // loop that reads nothing which it wrote in an earlier turn, and sees that from the names.
         let same = out.cast_const();
         match (same == a, same == b) {
-            (false, false) => run_lanes(out, a, b, lanes, apply),
-            (true, false) => run_lanes(out, same, b, lanes, apply),
-            (false, true) => run_lanes(out, a, same, lanes, apply),
-            (true, true) => run_lanes(out, same, same, lanes, apply),
+            (false, false) => run_lanes(out, a, b, lanes, fetch, apply),
+            (true, false) => run_lanes(out, same, b, lanes, fetch, apply),
+            (false, true) => run_lanes(out, a, same, lanes, fetch, apply),
+            (true, true) => run_lanes(out, same, same, lanes, fetch, apply),
         }
     }
 }
@@ -48,13 +50,17 @@ unsafe fn run_lanes<Lane: Copy>(
     a: *const u8,
     b: *const u8,
     lanes: usize,
+    fetch: impl Fn(*const u8),
     apply: impl Fn(Lane, Lane) -> Lane,
 ) {
     let (out, a, b) = (out.cast::<Lane>(), a.cast::<Lane>(), b.cast::<Lane>());
     for lane in 0..lanes {
         // SAFETY: lane < lanes, for which the caller vouches.
         unsafe {
-            let result = apply(a.add(lane).read_unaligned(), b.add(lane).read_unaligned());
+            let (a, b) = (a.add(lane), b.add(lane));
+            fetch(a.cast());
+            fetch(b.cast());
+            let result = apply(a.read_unaligned(), b.read_unaligned());
             out.add(lane).write_unaligned(result);
         }
     }
@@ -83,6 +89,9 @@ unsafe fn run_end<Lane: Copy>(
     }
 }
 
+/// Leaves it to the CPU to see what is read next, which it does well where little is computed.
+pub fn no_fetch(_lane: *const u8) {}
+
 /// Implements [`Compiled`] for a level by functions that are compiled for its features.
 ///
 /// Max and min pass through an *exclusive or* with a 0 that the compiler cannot know to be 0: of
@@ -95,7 +104,7 @@ macro_rules! compile_for {
                 $(#[target_feature(enable = $features)])?
                 unsafe fn sum<E: Element>(out: *mut u8, a: *const u8, b: *const u8, count: usize) {
                     // SAFETY: the caller's contract is that of a kernel.
-                    unsafe { run(out, a, b, count * size_of::<E::Lane>(), E::sum) }
+                    unsafe { run(out, a, b, count * size_of::<E::Lane>(), no_fetch, E::sum) }
                 }
 
                 $(#[target_feature(enable = $features)])?
@@ -103,7 +112,7 @@ macro_rules! compile_for {
                     let zero = E::Lane::from(std::hint::black_box(false));
                     let max = |a, b| E::max(a, b) ^ zero;
                     // SAFETY: the caller's contract is that of a kernel.
-                    unsafe { run(out, a, b, count * size_of::<E::Lane>(), max) }
+                    unsafe { run(out, a, b, count * size_of::<E::Lane>(), no_fetch, max) }
                 }
 
                 $(#[target_feature(enable = $features)])?
@@ -111,7 +120,7 @@ macro_rules! compile_for {
                     let zero = E::Lane::from(std::hint::black_box(false));
                     let min = |a, b| E::min(a, b) ^ zero;
                     // SAFETY: the caller's contract is that of a kernel.
-                    unsafe { run(out, a, b, count * size_of::<E::Lane>(), min) }
+                    unsafe { run(out, a, b, count * size_of::<E::Lane>(), no_fetch, min) }
                 }
 
                 match reduction {

@@ -120,7 +120,7 @@ fn run(
 fn every_kernel_at_every_count_offset_and_place() {
     let mut values = Values { state: 1 };
     for dtype in Dtype::ALL {
-        for count in 0..70 {
+        for count in 0..(if cfg!(miri) { 70 } else { 140 }) {
             let (a, b) = (values.bytes(dtype, count), values.bytes(dtype, count));
             for reduction in Reduction::ALL {
                 let wanted = expected(reduction, dtype, &a, &b);
@@ -210,6 +210,29 @@ fn every_half() {
                         assert!(found == wanted, "{level:?} {reduction:?} {dtype:?} {other:#06x}");
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Every half against partners that share its upper exponent bits, so that sums are rounded by every
+/// number of bits, down, up and from the middle.
+#[test]
+fn every_half_against_one_of_its_size() {
+    let mut values = Values { state: 5 };
+    let step = if cfg!(miri) { 257 } else { 1 };
+    for dtype in [Dtype::Float16, Dtype::Bfloat16] {
+        for _ in 0..4 {
+            let all = (0..=u16::MAX).step_by(step);
+            let pairs = all.map(|half| (half, half ^ (values.next() as u16 & 0x87ff)));
+            let (a, b): (Vec<u16>, Vec<u16>) = pairs.unzip();
+            let [a, b] = [a, b].map(|halves| -> Vec<u8> {
+                halves.into_iter().flat_map(u16::to_ne_bytes).collect()
+            });
+            let wanted = expected(Reduction::Sum, dtype, &a, &b);
+            for level in Level::available() {
+                let found = run(level, Reduction::Sum, dtype, &a, &b, 0, Place::OnB);
+                assert!(found == wanted, "{level:?} {dtype:?}");
             }
         }
     }
