@@ -1,12 +1,12 @@
 //! Copies past the cache: for large buffers whose destination nobody reads soon.
 
 /// A cache line of all x86-64 CPUs: what is written whole needs not be read first.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const LINE: usize = 64;
 
 /// How many bytes ahead the source is asked for; without it two cores at once copy 15 % less
 /// (bench: kernels).
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const AHEAD: usize = 768;
 
 /// Copies `len` bytes. The destination's lines go to memory without being read, and leave the cache
@@ -16,17 +16,28 @@ const AHEAD: usize = 768;
 /// # Safety
 /// `from` is readable and `into` is writable for `len` bytes, which do not overlap; neither needs to
 /// be aligned. With a `len` of 0 they may be null.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
 pub unsafe fn copy_streaming(into: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: the caller's contract is that of the function; the fence follows.
+    unsafe { stream(into, from, len) };
+    fence();
+}
+
+/// Copies as [`copy_streaming`] does, but what is written may become visible after later stores: for
+/// many small pieces, since each [`fence`] waits for memory.
+///
+/// # Safety
+/// As [`copy_streaming`]; and [`fence`] is called before other threads or processes are told of the
+/// bytes.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+pub unsafe fn stream(into: *mut u8, from: *const u8, len: usize) {
     use std::arch::x86_64::{
-        __m128i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_sfence, _mm_stream_si128,
+        __m128i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_stream_si128,
     };
 
     let head = (into.addr().wrapping_neg() % LINE).min(len);
     let (lines, tail) = ((len - head) / LINE, (len - head) % LINE);
     // SAFETY: head, lines and tail are the caller's `len` bytes, one behind the other; the lines of
-    // the destination are aligned. Prefetching is no access, and is harmless behind the end. The
-    // fence orders the streamed stores, which are weakly ordered, before all that follow.
+    // the destination are aligned. Prefetching is no access, and is harmless behind the end.
     unsafe {
         std::ptr::copy_nonoverlapping(from, into, head);
         let (mut from, mut into) = (from.add(head), into.add(head));
@@ -40,19 +51,27 @@ pub unsafe fn copy_streaming(into: *mut u8, from: *const u8, len: usize) {
             (from, into) = (from.add(LINE), into.add(LINE));
         }
         std::ptr::copy_nonoverlapping(from, into, tail);
-        _mm_sfence();
     }
 }
 
-/// Copies `len` bytes; this target has no streamed stores of its own.
+/// Copies; this target has no streamed stores of its own.
 ///
 /// # Safety
-/// `from` is readable and `into` is writable for `len` bytes, which do not overlap; neither needs to
-/// be aligned. With a `len` of 0 they may be null.
+/// As [`copy_streaming`].
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-pub unsafe fn copy_streaming(into: *mut u8, from: *const u8, len: usize) {
+pub unsafe fn stream(into: *mut u8, from: *const u8, len: usize) {
     // SAFETY: the caller's contract is that of the function.
     unsafe { std::ptr::copy_nonoverlapping(from, into, len) }
+}
+
+/// Orders what this thread has streamed before all that it stores from here on.
+pub fn fence() {
+    // Streamed stores are weakly ordered: no fence of the language covers them.
+    // SAFETY: every x86-64 CPU has the instruction.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    unsafe {
+        std::arch::x86_64::_mm_sfence()
+    };
 }
 
 #[cfg(test)]
