@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::late::LateLink;
 use super::local::LocalLink;
+use super::segment::Segment;
+use super::shm::ShmLink;
 use super::tcp::TcpLink;
 use super::{Landing, Link};
 use crate::dtype::Dtype;
@@ -20,12 +22,35 @@ fn local(capacity: usize) -> Pair {
     (Box::new(a), Box::new(b))
 }
 
-fn tcp() -> Pair {
+/// Both ends of a connection.
+pub fn streams() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let a = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (b, _) = listener.accept().unwrap();
+    (a, b)
+}
+
+fn tcp() -> Pair {
+    let (a, b) = streams();
     let link = |stream, peer: &str| Box::new(TcpLink::new(stream, peer.to_owned()).unwrap());
     (link(a, "rank 1"), link(b, "rank 0"))
+}
+
+/// Both ends over rings of `len` bytes each, mapped once: that of the first end comes first.
+pub fn shm_ends(len: usize) -> (ShmLink, ShmLink, Arc<Segment>) {
+    let (segment, _) = Segment::create(2 * len).unwrap();
+    let (segment, (a, b)) = (Arc::new(segment), streams());
+    let (there, back) = (Some(0..len), Some(len..2 * len));
+    let link = |stream, peer: &str, out, incoming| {
+        ShmLink::new(stream, peer.to_owned(), segment.clone(), out, incoming).unwrap()
+    };
+    let ends = (link(a, "rank 1", there.clone(), back.clone()), link(b, "rank 0", back, there));
+    (ends.0, ends.1, segment)
+}
+
+fn shm(len: usize) -> Pair {
+    let (a, b, _) = shm_ends(len);
+    (Box::new(a), Box::new(b))
 }
 
 /// TCP, where one end has to be asked three times before it is there.
@@ -40,7 +65,8 @@ fn late() -> Pair {
     (a, Box::new(LateLink::new(Box::new(arrive), wake)))
 }
 
-fn pattern(len: usize, seed: usize) -> Vec<u8> {
+/// Bytes that differ by place and seed.
+pub fn pattern(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|i| ((i * 31 + seed * 17) >> 2) as u8).collect()
 }
 
@@ -173,6 +199,8 @@ fn a_closed_peer_is_an_error(mut pair: Pair) {
             Err(error) => break error,
             Ok(_) => assert!(start.elapsed() < Duration::from_secs(20), "no error"),
         }
+        // Some links look for it only when their user is about to wait.
+        second.interest();
     };
     assert_eq!(error.status, Status::PeerLost);
     // What had been sent before arrives nevertheless.
@@ -203,6 +231,15 @@ macro_rules! every_link {
         }
         mod over_tcp_that_comes_late {
             $(#[test] fn $check() { super::$check(super::late()) })*
+        }
+        mod over_shared_memory {
+            $(#[test] fn $check() { super::$check(super::shm(1 << 20)) })*
+        }
+        mod over_some_shared_memory {
+            $(#[test] fn $check() { super::$check(super::shm((64 << 10) + 128)) })*
+        }
+        mod over_little_shared_memory {
+            $(#[test] fn $check() { super::$check(super::shm(4096)) })*
         }
         mod over_memory {
             $(#[test] fn $check() { super::$check(super::local(1 << 20)) })*

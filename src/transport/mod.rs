@@ -10,12 +10,14 @@
 
 pub mod bell;
 pub mod board;
+pub mod byte_ring;
 #[cfg(test)]
 mod conformance;
 pub mod copy;
 pub mod late;
 pub mod local;
 pub mod segment;
+pub mod shm;
 pub mod tcp;
 
 use std::os::fd::BorrowedFd;
@@ -118,6 +120,7 @@ pub trait Link: Send {
     /// Forgets what is posted.
     fn cancel(&mut self);
 
-    /// What to wait for; `None` where only calling [`Link::progress`] again tells.
+    /// What to wait for, asked just before that: some links get ready to be woken now, and find out
+    /// only after it that the peer is gone. `None` where only calling [`Link::progress`] again tells.
     fn interest(&self) -> Option<Interest<'_>>;
 }

@@ -1,6 +1,7 @@
 //! Lanes: the connections to another rank, made when they are first needed.
 
 use std::net::TcpStream;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Ring;
@@ -9,6 +10,8 @@ use crate::control::{LaneKey, Purpose};
 use crate::error::Result;
 use crate::transport::Link;
 use crate::transport::late::LateLink;
+use crate::transport::segment::Segment;
+use crate::transport::shm::ShmLink;
 use crate::transport::tcp::TcpLink;
 use crate::wait::Deadline;
 
@@ -35,42 +38,74 @@ impl Ring {
         Ok(())
     }
 
-    /// All lanes to a peer, called from here.
+    /// All lanes to a peer, called from here: messages go one way only, from here.
     pub(super) fn call(&self, peer: usize, purpose: Purpose, deadline: Deadline) -> Result<Lanes> {
         let to = self.member.ranks[peer];
-        (0..self.world.lanes() as u16)
+        (0..self.world.lanes())
             .map(|lane| {
-                let key =
-                    LaneKey { group: self.member.group, from: self.world.rank, purpose, lane };
+                let key = self.key(self.rank, purpose, lane);
                 let stream = self
                     .world
                     .call_peer(key, to, &self.member.health, deadline)
                     .map_err(|e| e.at(format_args!("no connection to rank {peer}")))?;
-                tcp(stream, self.name_of(peer))
+                let mut rings = self.rings(peer, purpose, lane);
+                if let (Some(rings), Purpose::Message) = (&mut rings, purpose) {
+                    rings.input = None;
+                }
+                link(stream, self.name_of(peer), rings)
             })
             .collect()
     }
 
-    /// All lanes that a peer calls, sooner or later.
+    /// All lanes that a peer calls, sooner or later: messages go one way only, to here.
     pub(super) fn await_call(&self, peer: usize, purpose: Purpose) -> Result<Lanes> {
-        let from = self.member.ranks[peer];
-        (0..self.world.lanes() as u16)
+        (0..self.world.lanes())
             .map(|lane| {
-                let key = LaneKey { group: self.member.group, from, purpose, lane };
+                let key = self.key(peer, purpose, lane);
                 let wake = self.world.expect_lane(key)?;
                 let (world, name) = (Arc::clone(&self.world), self.name_of(peer));
+                let mut rings = self.rings(peer, purpose, lane);
+                if let (Some(rings), Purpose::Message) = (&mut rings, purpose) {
+                    rings.out = None;
+                }
                 let arrive = move || {
                     let stream = world.take_lane(key);
                     let stream =
                         stream.map_err(|e| e.at(format_args!("no connection from {name}")));
-                    stream?.map(|stream| tcp(stream, name.clone())).transpose()
+                    stream?.map(|stream| link(stream, name.clone(), rings.take())).transpose()
                 };
                 Ok(Box::new(LateLink::new(Box::new(arrive), wake)) as Box<dyn Link>)
             })
             .collect()
     }
+
+    fn key(&self, from: usize, purpose: Purpose, lane: usize) -> LaneKey {
+        let (group, from) = (self.member.group, self.member.ranks[from]);
+        LaneKey { group, from, purpose, lane: lane as u16 }
+    }
+
+    /// The shared memory for a lane to a peer of this host, both ways.
+    fn rings(&self, peer: usize, purpose: Purpose, lane: usize) -> Option<Rings> {
+        let node = self.node.as_ref()?;
+        let out = Some(node.ring(purpose, self.rank, peer, lane)?);
+        let input = Some(node.ring(purpose, peer, self.rank, lane)?);
+        Some(Rings { segment: node.segment(), out, input })
+    }
 }
 
-fn tcp(stream: TcpStream, peer: String) -> Result<Box<dyn Link>> {
-    Ok(Box::new(TcpLink::new(stream, peer)?))
+/// A lane's part of the segment.
+struct Rings {
+    segment: Arc<Segment>,
+    out: Option<Range<usize>>,
+    input: Option<Range<usize>>,
+}
+
+/// A lane over a connection, and over shared memory where there is some.
+fn link(stream: TcpStream, peer: String, rings: Option<Rings>) -> Result<Box<dyn Link>> {
+    Ok(match rings {
+        Some(Rings { segment, out, input }) => {
+            Box::new(ShmLink::new(stream, peer, segment, out, input)?)
+        }
+        None => Box::new(TcpLink::new(stream, peer)?),
+    })
 }

@@ -35,7 +35,7 @@ enum Ground {
     /// All ranks share a host.
     Board(Runner),
     /// They do not.
-    Links(Engine, Links),
+    Links(Box<Engine>, Links),
 }
 
 /// A group over shared memory and links.
@@ -85,7 +85,7 @@ impl Ring {
         let node = segment.map(|segment| Node::new(segment, world.node(&member), world.lanes()));
         let ground = match node.as_ref().and_then(|node| node.board(rank, size)) {
             Some(board) => Ground::Board(Runner::new(board)),
-            None => Ground::Links(Engine::default(), Links::new(world.lanes())),
+            None => Ground::Links(Box::default(), Links::new(world.lanes())),
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let spin = world.ranks_here() <= cores;
