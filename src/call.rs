@@ -103,10 +103,18 @@ impl Call {
         bytes
     }
 
-    /// All of it in three words, for a quick comparison.
-    pub fn words(&self) -> [u64; 3] {
+    /// As it stands in shared memory.
+    fn words(&self) -> [u64; 3] {
         let (verb, dtype) = (u64::from(self.verb as u8), u64::from(self.dtype));
         [self.sequence, self.count, verb | dtype << 8 | u64::from(self.root as u32) << 32]
+    }
+
+    /// The inverse; `None` if these words are no call.
+    fn from_words([sequence, count, rest]: [u64; 3]) -> Option<Call> {
+        let (verb, dtype) = (usize::from(rest as u8), (rest >> 8) as u8);
+        Dtype::from_number(dtype.into())?;
+        let verb = *Verb::ALL.get(verb.checked_sub(1)?)?;
+        Some(Call { sequence, verb, dtype, root: (rest >> 32) as i32, count })
     }
 
     /// The inverse; `None` if these bytes are no call.
@@ -164,6 +172,19 @@ impl Header {
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Header> {
         let (call, before) = bytes.split_first_chunk::<CALL_BYTES>()?;
         Some(Header { call: Call::decode(call)?, before: Call::decode(before.first_chunk()?) })
+    }
+
+    /// As it stands in shared memory: both calls, zeros for none.
+    pub fn words(&self) -> [u64; 6] {
+        let ([a, b, c], [d, e, f]) =
+            (self.call.words(), self.before.map_or([0; 3], |before| before.words()));
+        [a, b, c, d, e, f]
+    }
+
+    /// The inverse; `None` if these words are no header.
+    pub fn from_words([a, b, c, d, e, f]: [u64; 6]) -> Option<Header> {
+        let call = Call::from_words([a, b, c])?;
+        Some(Header { call, before: Call::from_words([d, e, f]) })
     }
 
     /// What to say when `peer`'s header is not this rank's: the two calls with which they parted.
@@ -260,9 +281,11 @@ mod tests {
             for before in [None, Some(Call { sequence: 7, ..call })] {
                 let header = Header { call, before };
                 assert_eq!(Header::decode(&header.encode()), Some(header));
+                assert_eq!(Header::from_words(header.words()), Some(header));
             }
         }
         assert_eq!(Call::decode(&[0; CALL_BYTES]), None);
+        assert_eq!(Header::from_words([0; 6]), None);
         let mut unknown = call(0, 0).encode();
         unknown[4] = 77;
         assert_eq!(Call::decode(&unknown), None);

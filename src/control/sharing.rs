@@ -34,8 +34,8 @@ impl World {
     }
 
     /// A segment of `bytes` bytes that this rank shares with the other ranks of its node, who call this
-    /// too; `None` for a rank that is alone. Given up when `parent` fails, the group that this one is
-    /// made of: the others may not have come so far.
+    /// too; `None` for a rank that is alone, or if the group has failed meanwhile. Given up when `parent`
+    /// fails, the group that this one is made of: the others may not have come so far.
     pub fn share(
         &self,
         member: &Member,
@@ -50,8 +50,11 @@ impl World {
             return Ok(None);
         }
         if leader != self.rank {
-            let news = self.await_news(member, parent, leader, deadline)?;
-            return news.map_or_else(|| self.take_segment(member, leader, bytes).map(Some), Err);
+            return match self.await_news(member, parent, leader, deadline)? {
+                Some(News { cause: Some(cause), .. }) => Err(cause),
+                Some(_) => self.take_segment(member, leader, bytes).map(Some),
+                None => Ok(None),
+            };
         }
         let made = self.hand_out(member.group, &others, bytes);
         let cause = made.as_ref().err().cloned();
@@ -90,23 +93,26 @@ impl World {
         })
     }
 
-    /// Waits until the leader says that the segment is there, or why not.
+    /// Waits until the leader says that the segment is there, or why not. `None` if the group has
+    /// failed: whatever is called in it will say so.
     fn await_news(
         &self,
         member: &Member,
         parent: &Health,
         leader: usize,
         deadline: Deadline,
-    ) -> Result<Option<Error>> {
+    ) -> Result<Option<News>> {
         let mut shared = self.shared.lock();
         loop {
-            member.health.check()?;
             let ours = |news: &News| news.group == member.group && news.from == leader;
             let told = shared.news.iter().position(ours);
             if let Some(news) = told.and_then(|at| shared.news.remove(at)) {
-                return Ok(news.cause);
+                return Ok(Some(news));
             }
             parent.check()?;
+            if member.health.check().is_err() {
+                return Ok(None);
+            }
             // A rank that is lost fails the group; one that left has said all that it will.
             if matches!(shared.presence[leader], Presence::Left) {
                 fail!(PeerLost, "{} left before it shared memory", self.name_of(leader));

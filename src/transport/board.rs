@@ -3,7 +3,7 @@
 //! Words: work on the board is cut into *blocks*, numbered from 0 for as long as the board is there.
 //! A rank has a *row*: [`DEPTH`] *slots*, used in turn, for the part of a block that it contributes;
 //! as many *results*, for what it computed of a block; and the number of blocks that it has *done*:
-//! read all it will ever read of them. A slot opens with the *call* that the block belongs to, and
+//! read all it will ever read of them. A slot opens with the header of the call that the block belongs to, and
 //! slots and results with a *stamp*: one more than the number of the block in them, written last.
 //!
 //! Nothing read here is trusted but the bytes to be reduced or copied: offsets and lengths follow from
@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 
 use super::bell::Bell;
 use super::segment::Segment;
-use crate::call::{Call, HEADER_BYTES, Header};
+use crate::call::Header;
 
 /// Blocks in flight: a rank may be that far ahead of the slowest. Four let the three stages of an
 /// all-reduce overlap, and leave one for ranks that are not in step.
@@ -23,15 +23,13 @@ pub const DEPTH: u64 = 4;
 
 /// 128: two cache lines, since processors fetch them in pairs. All offsets are multiples of it.
 const LINE: usize = 128;
-/// What stands before the data of a slot: the first cache line has the stamp, the call in short and few
-/// bytes of data; the second the whole header.
-const HEAD: usize = 128;
-/// Where in its first line a slot has the call, and bytes of data.
-const CALL_AT: usize = 8;
-const INLINE_AT: usize = 32;
-const HEADER_AT: usize = 64;
+/// A cache line stands before the data of a slot: the stamp, the header of the call, and data that is
+/// small enough.
+const HEAD: usize = 64;
+const HEADER_AT: usize = 8;
+const INLINE_AT: usize = 56;
 /// Data of at most so many bytes travels in the line of the stamp.
-pub const INLINE: usize = 32;
+pub const INLINE: usize = 8;
 /// 1 MiB: more in flight than the caches hold gains nothing.
 const MOST: usize = 1 << 20;
 
@@ -52,8 +50,8 @@ impl Board {
     /// [`Board::slot_bytes`].
     pub fn new(segment: Arc<Segment>, bytes: usize, rank: usize, ranks: usize) -> Board {
         let turn = (bytes / ranks).saturating_sub(LINE) / DEPTH as usize;
-        // turn = HEAD + slot + LINE + result, where result is slot / ranks, rounded up to lines.
-        let both = turn.saturating_sub(HEAD + 2 * LINE);
+        // turn = LINE + slot + LINE + result, where result is slot / ranks, rounded up to lines.
+        let both = turn.saturating_sub(3 * LINE);
         let slot = (both - both / (ranks + 1)).min(MOST) / LINE * LINE;
         let result = slot.div_ceil(ranks).next_multiple_of(LINE);
         Board { segment, rank, ranks, slot, result }
@@ -77,17 +75,17 @@ impl Board {
 
     /// The address of `len` bytes in a rank's row.
     fn row(&self, rank: usize, offset: usize, len: usize) -> *mut u8 {
-        let row = LINE + DEPTH as usize * (HEAD + self.slot + LINE + self.result);
+        let row = LINE + DEPTH as usize * (LINE + self.slot + LINE + self.result);
         self.segment.at(rank * row + offset, len)
     }
 
     fn slot(&self, rank: usize, block: u64) -> *mut u8 {
-        let bytes = HEAD + self.slot;
+        let bytes = LINE + self.slot;
         self.row(rank, LINE + (block % DEPTH) as usize * bytes, bytes)
     }
 
     fn result(&self, rank: usize, block: u64) -> *mut u8 {
-        let (slots, bytes) = (DEPTH as usize * (HEAD + self.slot), LINE + self.result);
+        let (slots, bytes) = (DEPTH as usize * (LINE + self.slot), LINE + self.result);
         self.row(rank, LINE + slots + (block % DEPTH) as usize * bytes, bytes)
     }
 
@@ -126,11 +124,8 @@ impl Board {
     pub fn post(&self, block: u64, header: Option<&Header>) {
         let slot = self.slot(self.rank, block);
         if let Some(header) = header {
-            // SAFETY: both places are within this rank's slot, which nobody reads before its stamp.
-            unsafe {
-                slot.add(CALL_AT).cast::<[u64; 3]>().write(header.call.words());
-                slot.add(HEADER_AT).cast::<[u8; HEADER_BYTES]>().write(header.encode());
-            }
+            // SAFETY: the place is within this rank's slot, which nobody reads before its stamp.
+            unsafe { slot.add(HEADER_AT).cast::<[u64; 6]>().write(header.words()) };
         }
         self.word(slot).store(block + 1, Release);
         self.bell(self.rank).ring();
@@ -141,20 +136,11 @@ impl Board {
         self.word(self.slot(rank, block)).load(Acquire) > block
     }
 
-    /// Whether the call to which a rank's block belongs, the first one of that call, is this one.
-    pub fn is_of(&self, rank: usize, block: u64, call: &Call) -> bool {
+    /// The header that a rank's block came with, the first one of a call: as [`Header::words`] are.
+    pub fn header(&self, rank: usize, block: u64) -> [u64; 6] {
         // SAFETY: the words are within the slot; a rank that is in step does not change them meanwhile,
-        // and of one that is not any value will do.
-        let words =
-            unsafe { self.slot(rank, block).add(CALL_AT).cast::<[u64; 3]>().read_volatile() };
-        words == call.words()
-    }
-
-    /// The header that a rank's block came with.
-    pub fn header(&self, rank: usize, block: u64) -> Option<Header> {
-        let at = self.slot(rank, block);
-        // SAFETY: as for `is_of`.
-        Header::decode(&unsafe { at.add(HEADER_AT).cast::<[u8; HEADER_BYTES]>().read_volatile() })
+        // and of one that is not any values will do.
+        unsafe { self.slot(rank, block).add(HEADER_AT).cast::<[u64; 6]>().read_volatile() }
     }
 
     /// Shows this rank's result of a block to the others.
@@ -183,7 +169,7 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::Verb;
+    use crate::call::{Call, Verb};
 
     #[test]
     fn rows_do_not_overlap_and_fit() {
@@ -198,7 +184,7 @@ mod tests {
             for rank in 0..ranks {
                 places.push((board.row(rank, 0, LINE) as usize, LINE));
                 for block in 0..DEPTH {
-                    places.push((board.slot(rank, block) as usize, HEAD + board.slot));
+                    places.push((board.slot(rank, block) as usize, LINE + board.slot));
                     places.push((board.result(rank, block) as usize, LINE + board.result));
                     assert!(board.result >= board.slot.div_ceil(ranks).next_multiple_of(64));
                 }
@@ -222,8 +208,7 @@ mod tests {
         unsafe { one.data(0, 0, 9).write(42) };
         one.post(0, Some(&header));
         assert!(other.has_posted(0, 0) && !other.has_posted(0, DEPTH));
-        assert!(other.is_of(0, 0, &call) && !other.is_of(0, 0, &Call { count: 8, ..call }));
-        assert_eq!(other.header(0, 0), Some(header));
+        assert_eq!(other.header(0, 0), header.words());
         // SAFETY: it has been posted.
         assert_eq!(unsafe { other.data(0, 0, 9).read() }, 42);
         assert!(!one.has_result(1, 5));

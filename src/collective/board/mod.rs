@@ -7,11 +7,12 @@ pub mod pattern;
 mod tests;
 pub mod wait;
 
+use crate::call::Header;
 use crate::collective::engine::Job;
 use crate::error::Result;
 use crate::reduce::environment::Environment;
 use crate::transport::board::{Board, DEPTH};
-use crate::transport::copy::copy_streaming;
+use crate::transport::copy::{fence, stream};
 use pattern::{Kind, Pattern};
 use wait::Waiting;
 
@@ -90,6 +91,10 @@ impl Runner {
                     run.collect(turn - 2)?;
                 }
             }
+        }
+        if streams {
+            // Whatever thread the caller tells of its output must see it.
+            fence();
         }
         Ok(())
     }
@@ -185,9 +190,10 @@ impl Run<'_, '_> {
         self.wait(peer, block, |board| board.has_posted(peer, number))?;
         if block == 0 {
             let (board, ours) = (&self.runner.board, &self.job.expected);
-            if !board.is_of(peer, number, &ours.call) {
-                let theirs = board.header(peer, number);
-                return Err(ours.mismatch(self.job.rank, peer, &theirs.unwrap_or(*ours)));
+            let theirs = board.header(peer, number);
+            if theirs != ours.words() {
+                let theirs = Header::from_words(theirs).unwrap_or(*ours);
+                return Err(ours.mismatch(self.job.rank, peer, &theirs));
             }
             // It began this call, so it has read all it needed before.
             self.runner.done[peer] = self.runner.done[peer].max(self.first);
@@ -312,15 +318,15 @@ impl Run<'_, '_> {
     }
 }
 
-/// Copies bytes, past the cache if asked to.
+/// Copies bytes, past the cache if asked to: then a [`fence`] must follow at the end.
 ///
 /// # Safety
-/// As for [`copy_streaming`].
+/// As for [`stream`].
 unsafe fn copy(into: *mut u8, from: *const u8, len: usize, streams: bool) {
     // SAFETY: the caller vouches for both ranges.
     unsafe {
         match streams {
-            true => copy_streaming(into, from, len),
+            true => stream(into, from, len),
             false => std::ptr::copy_nonoverlapping(from, into, len),
         }
     }
