@@ -3,16 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::collective::drive::Patience;
+use crate::collective::drive::{ALONE, Patience, SPIN};
 use crate::error::{Result, fail};
 use crate::health::Health;
 use crate::transport::board::Board;
 
-/// 50 us: as long as falling asleep and waking up may cost. Only where every rank has a core.
-const SPIN: Duration = Duration::from_micros(50);
-/// 5 us: who does not answer by then may be waiting for this very core, which others on this machine
-/// can keep it from leaving. From then on it is offered the core between looks.
-const ALONE: Duration = Duration::from_micros(5);
 /// Looks between two glances at the clock: about 2 us.
 const LOOKS: u32 = 64;
 /// How often a rank that shares its core gives it away before it sleeps. (all_sum of 4 B on 4 ranks and
