@@ -1,8 +1,8 @@
 /* Which ranks share memory: what counts as a host, what MLXD_TRANSPORT asks for, and that nothing
  * of it is left behind.
  *
- * As a child: hosts member <host of each rank, a letter; or split> <bytes that a file may have, 0:
- * any> */
+ * As a child: hosts member <host of each rank, a letter; or split; or poor and a rank>
+ * <bytes that a file may have, 0: any> */
 #include "starts.h"
 
 #include <dirent.h>
@@ -197,6 +197,44 @@ static void split_in_vain(void) {
     mlxd_group_free(world);
 }
 
+/* Opens files until the process may have no more. */
+static void use_up_descriptors(void) {
+    struct rlimit few = {.rlim_cur = 200, .rlim_max = 200};
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &few) == 0);
+    while (open("/dev/null", O_RDONLY) >= 0) {
+    }
+    REQUIRE(errno == EMFILE);
+}
+
+/* A rank that has no descriptors left is in no new group, and the others do not wait for it. */
+static void split_without_descriptors(int poor) {
+    mlxd_group *world = mlxd_init(true, "ring");
+    report_send(mlxd_last_status(), world);
+    REQUIRE(world != NULL);
+    rank = check_rank = mlxd_group_rank(world);
+    size = mlxd_group_size(world);
+    if (rank == poor) {
+        use_up_descriptors();
+    }
+    mlxd_group *part = NULL;
+    double begin = seconds();
+    mlxd_status status = mlxd_group_split(world, 0, -1, &part);
+    if (rank == poor) {
+        CHECK(status == MLXD_ERROR_SYSTEM && part == NULL);
+    } else {
+        int32_t one = 1;
+        int32_t sum = 0;
+        REQUIRE_OK(status);
+        CHECK_STATUS(mlxd_all_sum(part, &one, &sum, 1, MLXD_INT32, NULL), MLXD_ERROR_SYSTEM);
+        CHECK_ERROR_NAMES("eventfd");
+    }
+    CHECK(seconds() - begin < SOON_S);
+    mlxd_group_free(part);
+    check_sum(world);
+    REQUIRE_OK(mlxd_barrier(world, NULL));
+    mlxd_group_free(world);
+}
+
 static int member_main(char **argv) {
     check_start(60);
     struct rlimit limit;
@@ -204,6 +242,10 @@ static int member_main(char **argv) {
     if (atoi(argv[3]) > 0) {
         limit.rlim_cur = (rlim_t)atoi(argv[3]);
         REQUIRE(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    }
+    if (strncmp(argv[2], "poor", 4) == 0) {
+        split_without_descriptors(atoi(argv[2] + 4));
+        return atomic_load(&check_failures) == 0 ? 0 : 1;
     }
     if (strcmp(argv[2], "split") == 0) {
         split_in_vain();
@@ -302,6 +344,14 @@ static void worlds_that_do_not(void) {
     run_world(&(struct world){"aaaa", "----", "split", 1}, 20000, reports);
     for (int i = 0; i < 4; i++) {
         CHECK(reports[i].status == MLXD_OK);
+    }
+    /* Rank 0 makes the memory for the others. */
+    static const char *const poor[] = {"poor0", "poor2"};
+    for (int i = 0; i < 6; i++) {
+        if (i % 3 == 0) {
+            run_world(&(struct world){"aaa", "---", poor[i / 3], -1}, 20000, reports);
+        }
+        CHECK(reports[i % 3].status == MLXD_OK);
     }
     /* All must ask for the same. */
     static const char *const disagreeing[] = {"at", "sa", "ts"};
