@@ -27,6 +27,13 @@ impl World {
         }
     }
 
+    /// Fails a group of these ranks on the others: this one could not make its part of it.
+    pub fn fail_unmade(&self, group: u64, ranks: &[usize], cause: &Error) {
+        let others = ranks.iter().copied().filter(|rank| *rank != self.rank).collect();
+        let fail = Message::Fail { group, cause: cause.clone() };
+        self.reactor.tell(self.key(), others, fail);
+    }
+
     /// Tells the group's other ranks what failed it, if anything did.
     pub(super) fn announce_failure(&self, member: &Member) {
         if let (Err(cause), false) = (member.health.check(), self.gone.load(Ordering::Relaxed)) {

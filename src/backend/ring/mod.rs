@@ -205,7 +205,8 @@ impl Backend for Ring {
         let ranks: Vec<usize> = ranks.into_iter().map(|rank| self.member.ranks[rank]).collect();
         // The leader never gives the same number to two groups.
         let id = (ranks[0] as u64) << 32 | u64::from(all[leader][2] as u32);
-        let member = member(id, ranks)?;
+        let member = member(id, ranks.clone())
+            .inspect_err(|cause| self.world.fail_unmade(id, &ranks, cause))?;
         self.world.enter(member.clone());
         let node = self.world.node(&member);
         let (bytes, deadline) = (node::bytes(node.len()), Deadline::after(limits.operation));
