@@ -32,6 +32,7 @@ impl World {
         let others = ranks.iter().copied().filter(|rank| *rank != self.rank).collect();
         let fail = Message::Fail { group, cause: cause.clone() };
         self.reactor.tell(self.key(), others, fail);
+        self.forget(group);
     }
 
     /// Tells the group's other ranks what failed it, if anything did.

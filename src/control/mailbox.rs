@@ -84,10 +84,12 @@ impl Mailbox {
         Ok(())
     }
 
-    /// The descriptor that was left for a group, if there is one. Those for other groups are kept.
-    pub fn take(&self, group: u64) -> Result<Option<OwnedFd>> {
+    /// The descriptor that was left for a group, if there is one. Those for other groups are kept, but
+    /// for groups that are no more.
+    pub fn take(&self, group: u64, is_over: impl Fn(u64) -> bool) -> Result<Option<OwnedFd>> {
         let mut contents = self.contents.lock();
         self.empty_into(&mut contents)?;
+        contents.kept.retain(|(id, _)| !is_over(*id));
         let at = contents.kept.iter().position(|(id, _)| *id == group);
         Ok(at.and_then(|at| contents.kept.remove(at)).map(|(_, fd)| fd))
     }
@@ -224,19 +226,30 @@ mod tests {
     #[test]
     fn what_is_left_is_found_by_its_group() {
         let (one, other) = (Mailbox::open().unwrap(), Mailbox::open().unwrap());
-        assert_eq!(size(one.take(7).unwrap()), None);
+        assert_eq!(size(one.take(7, |_| false).unwrap()), None);
         for (mailbox, group, bytes) in
             [(&one, 7, 70), (&other, 7, 71), (&one, 8, 80), (&one, 9, 90)]
         {
             Mailbox::push(mailbox.name(), group, file(bytes).as_fd()).unwrap();
         }
         // Taken out of order, each once.
-        assert_eq!(size(one.take(9).unwrap()), Some(90));
-        assert_eq!(size(one.take(7).unwrap()), Some(70));
-        assert_eq!(size(one.take(7).unwrap()), None);
+        assert_eq!(size(one.take(9, |_| false).unwrap()), Some(90));
+        assert_eq!(size(one.take(7, |_| false).unwrap()), Some(70));
+        assert_eq!(size(one.take(7, |_| false).unwrap()), None);
         one.forget(8);
-        assert_eq!(size(one.take(8).unwrap()), None);
-        assert_eq!(size(other.take(7).unwrap()), Some(71));
+        assert_eq!(size(one.take(8, |_| false).unwrap()), None);
+        assert_eq!(size(other.take(7, |_| false).unwrap()), Some(71));
+    }
+
+    #[test]
+    fn what_is_left_for_a_group_that_is_no_more_goes() {
+        let mailbox = Mailbox::open().unwrap();
+        for group in [7, 8, 9] {
+            Mailbox::push(mailbox.name(), group, file(group).as_fd()).unwrap();
+        }
+        assert_eq!(size(mailbox.take(9, |group| group == 7).unwrap()), Some(9));
+        let contents = mailbox.contents.lock();
+        assert_eq!(contents.kept.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [8]);
     }
 
     #[test]
@@ -249,11 +262,11 @@ mod tests {
         send(&callers[2], &id, 0);
         send(&callers[3], &id, 2);
         send(&callers[4], &id, 8);
-        assert_eq!(size(mailbox.take(7).unwrap()), None);
+        assert_eq!(size(mailbox.take(7, |_| false).unwrap()), None);
         // The last one was only slow.
         assert_eq!(mailbox.contents.lock().silent.len(), 1);
         send(&callers[5], &id, 1);
-        assert_eq!(size(mailbox.take(7).unwrap()), Some(1));
+        assert_eq!(size(mailbox.take(7, |_| false).unwrap()), Some(1));
         let contents = mailbox.contents.lock();
         assert_eq!((contents.silent.len(), contents.kept.len()), (0, 0));
     }
@@ -267,11 +280,11 @@ mod tests {
             drop(call(&mailbox));
             Mailbox::push(mailbox.name(), group, left.as_fd()).unwrap();
             if group % 64 == 0 {
-                assert_eq!(size(mailbox.take(u64::MAX).unwrap()), None);
+                assert_eq!(size(mailbox.take(u64::MAX, |_| false).unwrap()), None);
             }
         }
-        assert_eq!(size(mailbox.take(most as u64 + 2).unwrap()), Some(5));
-        assert_eq!(size(mailbox.take(0).unwrap()), None, "the oldest has gone");
+        assert_eq!(size(mailbox.take(most as u64 + 2, |_| false).unwrap()), Some(5));
+        assert_eq!(size(mailbox.take(0, |_| false).unwrap()), None, "the oldest has gone");
         let contents = mailbox.contents.lock();
         assert_eq!((contents.silent.len(), contents.kept.len()), (0, most - 1));
     }

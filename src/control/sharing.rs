@@ -81,7 +81,11 @@ impl World {
     /// The others' part: maps what the leader has left.
     fn take_segment(&self, member: &Member, leader: usize, bytes: usize) -> Result<Segment> {
         let left = match &*self.mailbox.lock() {
-            Some(mailbox) => mailbox.take(member.group)?,
+            Some(mailbox) => {
+                // Taken here, since the mailbox takes what comes after a group was let go of, too.
+                let forgotten = &self.shared.lock().forgotten;
+                mailbox.take(member.group, |group| forgotten.contains(&group))?
+            }
             None => None,
         };
         let Some(fd) = left else {
