@@ -68,7 +68,7 @@ impl Board {
     }
 
     /// Bytes that a slot holds, a multiple of 128. A result holds each rank's equal share of them,
-    /// rounded up to 64 bytes.
+    /// rounded up to such a multiple.
     pub fn slot_bytes(&self) -> usize {
         self.slot
     }
@@ -123,10 +123,9 @@ impl Board {
     /// Shows this rank's slot to the others. The first block of a call comes with its header.
     pub fn post(&self, block: u64, header: Option<&Header>) {
         let slot = self.slot(self.rank, block);
-        if let Some(header) = header {
-            // SAFETY: the place is within this rank's slot, which nobody reads before its stamp.
-            unsafe { slot.add(HEADER_AT).cast::<[u64; 6]>().write(header.words()) };
-        }
+        let words = header.map_or([0; 6], Header::words);
+        // SAFETY: the place is within this rank's slot, which nobody reads before its stamp.
+        unsafe { slot.add(HEADER_AT).cast::<[u64; 6]>().write(words) };
         self.word(slot).store(block + 1, Release);
         self.bell(self.rank).ring();
     }
@@ -136,7 +135,8 @@ impl Board {
         self.word(self.slot(rank, block)).load(Acquire) > block
     }
 
-    /// The header that a rank's block came with, the first one of a call: as [`Header::words`] are.
+    /// The header that a rank's block came with, as [`Header::words`] are; zeros for a later block of a
+    /// call.
     pub fn header(&self, rank: usize, block: u64) -> [u64; 6] {
         // SAFETY: the words are within the slot; a rank that is in step does not change them meanwhile,
         // and of one that is not any values will do.

@@ -7,9 +7,9 @@ pub mod pattern;
 mod tests;
 pub mod wait;
 
-use crate::call::Header;
+use crate::call::{Call, Header};
 use crate::collective::engine::Job;
-use crate::error::Result;
+use crate::error::{Error, Result, Status};
 use crate::reduce::environment::Environment;
 use crate::transport::board::{Board, DEPTH};
 use crate::transport::copy::{fence, stream};
@@ -192,8 +192,10 @@ impl Run<'_, '_> {
             let (board, ours) = (&self.runner.board, &self.job.expected);
             let theirs = board.header(peer, number);
             if theirs != ours.words() {
-                let theirs = Header::from_words(theirs).unwrap_or(*ours);
-                return Err(ours.mismatch(self.job.rank, peer, &theirs));
+                return Err(match Header::from_words(theirs) {
+                    Some(theirs) => ours.mismatch(self.job.rank, peer, &theirs),
+                    None => not_in_step(self.job.rank, &ours.call, peer),
+                });
             }
             // It began this call, so it has read all it needed before.
             self.runner.done[peer] = self.runner.done[peer].max(self.first);
@@ -316,6 +318,15 @@ impl Run<'_, '_> {
         self.runner.board.post_done(number + 1);
         Ok(())
     }
+}
+
+/// What a peer has at the place of a call belongs to the middle of another one.
+fn not_in_step(rank: usize, ours: &Call, peer: usize) -> Error {
+    let message = format!(
+        "rank {rank} called {ours}, and rank {peer} is in another call; all ranks must make the same \
+         calls in the same order"
+    );
+    Error::new(Status::Mismatch, message)
 }
 
 /// Copies bytes, past the cache if asked to: then a [`fence`] must follow at the end.

@@ -206,6 +206,24 @@ fn ranks_in_different_calls_learn_it() {
 }
 
 #[test]
+fn a_rank_in_the_middle_of_another_call_is_not_in_step() {
+    let outcomes = meet(2, 64 << 10, |rank, runner| {
+        let mut me = Rank::new(rank, 2, runner, 4096);
+        // Nobody tells rank 0 here what rank 1 finds out.
+        me.limit = Some(std::time::Duration::from_millis(if rank == 0 { 30 } else { 60_000 }));
+        let mut buffer = vec![0; 4096];
+        let place = buffer.as_mut_ptr();
+        // Each is its own root and waits for nobody; one posts four blocks, the other one.
+        let count = if rank == 0 { 4096 } else { 1 };
+        me.call(Verb::Broadcast, Kind::Broadcast { root: rank }, place, place, count).unwrap();
+        me.call(Verb::AllSum, Kind::ReduceAll, place, place, 5)
+    });
+    let error = outcomes[1].as_ref().unwrap_err();
+    assert_eq!(error.status, Status::Mismatch);
+    assert!(error.message.contains("rank 0 is in another call"), "{error}");
+}
+
+#[test]
 fn a_rank_that_does_not_come_is_named() {
     let outcomes = meet(2, 64 << 10, |rank, runner| {
         let mut me = Rank::new(rank, 2, runner, 4096);
