@@ -67,17 +67,18 @@ static inline void pattern_check(const struct pattern *pattern, const void *got,
 struct arena {
     unsigned char *memory;
     size_t bytes;
+    size_t askew; /* bytes from a multiple of 16 to where buffers begin, less than GUARD_BYTES */
 };
 
 /* To be checked with buffer_check; good until the next one. */
 static inline struct buffer arena_buffer(struct arena *arena, size_t bytes) {
     if (arena->bytes < bytes || arena->memory == NULL) {
         free(arena->memory);
-        arena->memory = malloc(bytes + 2 * GUARD_BYTES);
+        arena->memory = malloc(bytes + 3 * GUARD_BYTES);
         arena->bytes = bytes;
         REQUIRE(arena->memory != NULL);
     }
-    return buffer_in(arena->memory, bytes);
+    return buffer_in(arena->memory + arena->askew, bytes);
 }
 
 /* As hash_bytes, eight bytes at a time. */
