@@ -1,22 +1,27 @@
 /* A rank that dies: the others hear of it at once, on whatever they wait, by its rank; groups
  * without it go on. A rank that ends in good order takes nobody with it.
  *
- * As a child: peer_lost child <case> <victim> */
-#include "processes.h"
+ *   peer_lost TRANSPORT [CASE]       shm; tcp; or mixed: shared memory between some ranks, else TCP
+ *
+ * As a child: peer_lost member <case> <victim>, peer_lost leave */
+#include "starts.h"
 
 #include <pthread.h>
 
 /* News within a second is the promise; a loaded machine gets more. */
 #define NEWS_LIMIT_S 5.0
 
-static const char *program;
 static mlxd_group *world;
 static int rank;
 static int size;
 
-static const char *const cases[] = {"all_sum",   "recv",  "recv_other", "barrier", "stream",
-                                    "large_sum", "split", "idle",       "send",    "others",
-                                    "exit",      "_exit", "free"};
+/* "tcp" or "shm"; and the host of each rank, a letter, or none. */
+static const char *transport;
+static const char *hosts;
+
+static const char *const cases[] = {"all_sum", "recv",      "recv_other", "large_recv", "barrier",
+                                    "stream",  "large_sum", "part",       "split",      "idle",
+                                    "send",    "others",    "exit",       "_exit",      "free"};
 #define CASES (sizeof cases / sizeof cases[0])
 
 static int32_t one = 1;
@@ -26,9 +31,9 @@ static mlxd_status small_sum(mlxd_group *group) {
     return mlxd_all_sum(group, &one, &sum, 1, MLXD_INT32, NULL);
 }
 
-/* Sums of 16 MiB, one after the other, until one fails. */
+/* Sums of 64 MiB, one after the other, until one fails. */
 static mlxd_status large_sums(void) {
-    size_t count = 4u << 20;
+    size_t count = 16u << 20;
     float *input = calloc(count, sizeof *input);
     float *output = calloc(count, sizeof *output);
     REQUIRE(input != NULL && output != NULL);
@@ -41,12 +46,23 @@ static mlxd_status large_sums(void) {
     return status;
 }
 
-static mlxd_status large_send(int to) {
+static mlxd_status large_message(int peer, bool sends) {
     size_t count = 16u << 20;
-    unsigned char *input = calloc(count, 1);
-    REQUIRE(input != NULL);
-    mlxd_status status = mlxd_send(world, input, count, MLXD_UINT8, to, NULL);
-    free(input);
+    unsigned char *data = calloc(count, 1);
+    REQUIRE(data != NULL);
+    mlxd_status status = sends ? mlxd_send(world, data, count, MLXD_UINT8, peer, NULL)
+                               : mlxd_recv(world, data, count, MLXD_UINT8, peer, NULL);
+    free(data);
+    return status;
+}
+
+/* Messages of 16 MiB from the victim to the lowest of the others, until one fails. */
+static mlxd_status large_messages(int victim) {
+    int lowest = victim == 0 ? 1 : 0;
+    mlxd_status status = MLXD_OK;
+    while (status == MLXD_OK) {
+        status = large_message(rank == victim ? lowest : victim, rank == victim);
+    }
     return status;
 }
 
@@ -60,7 +76,7 @@ static mlxd_status wait_for_news(void) {
 }
 
 /* What the survivors wait on. */
-static mlxd_status survive(const char *name, int victim, mlxd_stream *stream, mlxd_group *others) {
+static mlxd_status survive(const char *name, int victim, mlxd_stream *stream, mlxd_group *part) {
     int32_t value = 0;
     if (strcmp(name, "recv") == 0) {
         return mlxd_recv(world, &value, 1, MLXD_INT32, victim, NULL);
@@ -83,6 +99,12 @@ static mlxd_status survive(const char *name, int victim, mlxd_stream *stream, ml
     if (strcmp(name, "large_sum") == 0) {
         return large_sums();
     }
+    if (strcmp(name, "large_recv") == 0) {
+        return large_messages(victim);
+    }
+    if (strcmp(name, "part") == 0) {
+        return small_sum(part);
+    }
     if (strcmp(name, "split") == 0) {
         mlxd_group *child = NULL;
         return mlxd_group_split(world, 0, 0, &child);
@@ -91,7 +113,7 @@ static mlxd_status survive(const char *name, int victim, mlxd_stream *stream, ml
         return wait_for_news();
     }
     if (strcmp(name, "send") == 0) {
-        return large_send(victim);
+        return large_message(victim, true);
     }
     if (strcmp(name, "others") == 0) {
         /* The group without the victim works before, meanwhile and until all of it have the news.
@@ -99,7 +121,7 @@ static mlxd_status survive(const char *name, int victim, mlxd_stream *stream, ml
         double end = seconds() + NEWS_LIMIT_S;
         for (int32_t all_know = 0; all_know == 0;) {
             int32_t know = mlxd_group_status(world) != MLXD_OK || seconds() > end;
-            REQUIRE_OK(mlxd_all_min(others, &know, &all_know, 1, MLXD_INT32, NULL));
+            REQUIRE_OK(mlxd_all_min(part, &know, &all_know, 1, MLXD_INT32, NULL));
         }
         return mlxd_barrier(world, NULL);
     }
@@ -115,11 +137,15 @@ static void *kill_soon(void *unused) {
 }
 
 static int victim_main(const char *name) {
-    if (strcmp(name, "large_sum") == 0) {
+    if (strcmp(name, "large_sum") == 0 || strcmp(name, "large_recv") == 0) {
         /* In the middle of a call, by another thread. */
         pthread_t thread;
         REQUIRE(pthread_create(&thread, NULL, kill_soon, NULL) == 0);
-        large_sums();
+        if (strcmp(name, "large_sum") == 0) {
+            large_sums();
+        } else {
+            large_messages(rank);
+        }
     } else if (strcmp(name, "exit") == 0 || strcmp(name, "free") == 0 ||
                strcmp(name, "_exit") == 0) {
         sleep_ms(300);
@@ -137,7 +163,7 @@ static int victim_main(const char *name) {
     return 1;
 }
 
-static int child_main(char **argv) {
+static int member_main(char **argv) {
     check_start(60);
     const char *name = argv[2];
     int victim = atoi(argv[3]);
@@ -146,9 +172,11 @@ static int child_main(char **argv) {
     size = mlxd_group_size(world);
     mlxd_stream *stream = mlxd_stream_new();
     REQUIRE(stream != NULL);
-    mlxd_group *others = NULL;
-    bool with_others = strcmp(name, "others") == 0;
-    REQUIRE_OK(mlxd_group_split(world, with_others && rank != victim ? 0 : -1, 0, &others));
+    /* Those who survive, or everybody in another order. */
+    mlxd_group *part = NULL;
+    bool is_whole = strcmp(name, "part") == 0;
+    bool without = strcmp(name, "others") == 0 && rank != victim;
+    REQUIRE_OK(mlxd_group_split(world, is_whole || without ? 0 : -1, size - rank, &part));
     REQUIRE_OK(small_sum(world));
     if (rank == victim) {
         return victim_main(name);
@@ -179,11 +207,11 @@ static int child_main(char **argv) {
         }
     }
 
-    mlxd_status status = survive(name, victim, stream, others);
+    mlxd_status status = survive(name, victim, stream, part);
     report_send(status, world);
-    if (others != NULL) {
-        CHECK(mlxd_group_status(others) == MLXD_OK);
-        REQUIRE_OK(small_sum(others));
+    if (without) {
+        CHECK(mlxd_group_status(part) == MLXD_OK);
+        REQUIRE_OK(small_sum(part));
     }
     /* Later calls give the same answer, at once. */
     double begin = seconds();
@@ -191,9 +219,19 @@ static int child_main(char **argv) {
     CHECK(mlxd_group_status(world) == status);
     CHECK(seconds() - begin < 1);
     mlxd_stream_free(stream);
-    mlxd_group_free(others);
+    mlxd_group_free(part);
     mlxd_group_free(world);
     return atomic_load(&check_failures) == 0 ? 0 : 1;
+}
+
+static struct child member_start(int r, int ranks, int port, const char *const *arguments) {
+    struct settings variables = {.count = 0};
+    by_coordinator(&variables, r, ranks, port);
+    SETTING(&variables, "MLXD_TRANSPORT=%s", transport);
+    if (hosts != NULL) {
+        SETTING(&variables, "MLXD_HOST_ID=%c", hosts[r]);
+    }
+    return child_start(program, arguments, variables.list);
 }
 
 static void run_case(const char *name, int ranks, int victim) {
@@ -202,14 +240,9 @@ static void run_case(const char *name, int ranks, int victim) {
     int port = free_ports(2);
     char victim_text[16];
     snprintf(victim_text, sizeof victim_text, "%d", victim);
-    const char *arguments[] = {"child", name, victim_text, NULL};
+    const char *arguments[] = {"member", name, victim_text, NULL};
     for (int r = 0; r < ranks; r++) {
-        char variables[3][64];
-        snprintf(variables[0], sizeof variables[0], "MLXD_RANK=%d", r);
-        snprintf(variables[1], sizeof variables[1], "MLXD_WORLD_SIZE=%d", ranks);
-        snprintf(variables[2], sizeof variables[2], "MLXD_COORDINATOR=127.0.0.1:%d", port);
-        const char *list[] = {variables[0], variables[1], variables[2], NULL};
-        children[r] = child_start(program, arguments, list);
+        children[r] = member_start(r, ranks, port, arguments);
     }
     memset(&report, 0, sizeof report);
     CHECK(report_read(&children[victim], &report));
@@ -267,12 +300,7 @@ static void leave_in_turn(void) {
     int port = free_ports(2);
     const char *arguments[] = {"leave", NULL};
     for (int r = 0; r < RANKS; r++) {
-        char variables[3][64];
-        snprintf(variables[0], sizeof variables[0], "MLXD_RANK=%d", r);
-        snprintf(variables[1], sizeof variables[1], "MLXD_WORLD_SIZE=%d", RANKS);
-        snprintf(variables[2], sizeof variables[2], "MLXD_COORDINATOR=127.0.0.1:%d", port);
-        const char *list[] = {variables[0], variables[1], variables[2], NULL};
-        children[r] = child_start(program, arguments, list);
+        children[r] = member_start(r, RANKS, port, arguments);
     }
     for (int r = 0; r < RANKS; r++) {
         struct report report;
@@ -282,15 +310,19 @@ static void leave_in_turn(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 4 && strcmp(argv[1], "child") == 0) {
-        return child_main(argv);
+    if (argc == 4 && strcmp(argv[1], "member") == 0) {
+        return member_main(argv);
     }
     if (argc == 2 && strcmp(argv[1], "leave") == 0) {
         return leave_main();
     }
     check_start(170);
     program = argv[0];
-    const char *only = argc > 1 ? argv[1] : NULL;
+    REQUIRE(argc > 1);
+    bool mixed = strcmp(argv[1], "mixed") == 0;
+    transport = mixed ? "auto" : argv[1];
+    hosts = mixed ? "aaba" : NULL;
+    const char *only = argc > 2 ? argv[2] : NULL;
     for (size_t i = 0; i < CASES; i++) {
         if (only != NULL && strcmp(only, cases[i]) != 0) {
             continue;
@@ -299,9 +331,11 @@ int main(int argc, char **argv) {
         run_case(cases[i], 3, 0);
         run_case(cases[i], 4, 3);
     }
-    /* With nobody else left: */
-    run_case("all_sum", 2, 1);
-    run_case("recv", 2, 0);
+    if (!mixed) {
+        /* With nobody else left: */
+        run_case("all_sum", 2, 1);
+        run_case("recv", 2, 0);
+    }
     leave_in_turn();
     return check_finish("peer_lost");
 }
