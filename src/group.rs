@@ -12,7 +12,7 @@ use crate::call::Verb;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, Status, fail};
 use crate::health::Health;
-use crate::order::{Order, Queue, Ticket};
+use crate::order::{Order, Queue, Turn};
 use crate::stream::Stream;
 
 /// Ranks that compute together.
@@ -165,17 +165,18 @@ impl Group {
         let (queues, operation) = self.place(&request);
         let limits = self.limits();
         let Some(stream) = stream else {
-            let ticket = self.order.ticket(queues);
+            let turn = self.order.next_turn(queues, self.health());
             // SAFETY: as this function's contract says.
-            return unsafe { self.execute(operation, ticket, limits) };
+            return unsafe { self.execute(operation, turn, limits) };
         };
         // On one stream, tickets must come in the order in which they run.
         let _one_at_a_time = self.submitting.lock();
         let ticket = self.order.ticket(queues);
         let group = self.clone();
         stream.push(move || {
+            let turn = group.order.turn(ticket, group.health());
             // SAFETY: as this function's contract says.
-            unsafe { group.execute(operation, ticket, limits) }
+            unsafe { group.execute(operation, turn, limits) }
         })
     }
 
@@ -211,19 +212,18 @@ impl Group {
     unsafe fn execute(
         &self,
         mut operation: Operation,
-        ticket: Ticket,
+        turn: Result<Turn<'_>>,
         limits: Limits,
     ) -> Result<()> {
-        let turn = self.order.turn(ticket, self.health());
-        let _turn = turn.map_err(|e| e.at(self.scene(operation.name())))?;
+        let turn = turn.map_err(|e| e.at(self.scene(operation.name())))?;
         match &mut operation {
-            Operation::Collective { sequence, .. } => *sequence = ticket.place(Queue::Collectives),
+            Operation::Collective { sequence, .. } => *sequence = turn.place(Queue::Collectives),
             Operation::Exchange { send, recv, .. } => {
                 if let Some(send) = send {
-                    send.sequence = ticket.place(Queue::SendsTo(send.peer));
+                    send.sequence = turn.place(Queue::SendsTo(send.peer));
                 }
                 if let Some(recv) = recv {
-                    recv.sequence = ticket.place(Queue::RecvsFrom(recv.peer));
+                    recv.sequence = turn.place(Queue::RecvsFrom(recv.peer));
                 }
             }
         }
@@ -258,14 +258,14 @@ impl Group {
                 format!("colour {color} is neither a colour (0 or more) nor -1, for no group"),
             )));
         }
-        let ticket = self.order.ticket([Some(Queue::Collectives), None]);
-        let _turn = self.order.turn(ticket, self.health()).map_err(at)?;
+        let turn = self.order.next_turn([Some(Queue::Collectives), None], self.health());
+        let turn = turn.map_err(at)?;
         self.health().check().map_err(at)?;
         let limits = self.limits();
         let Some(backend) = &self.backend else {
             return if color < 0 { Ok(None) } else { Group::alone(self.name, limits).map(Some) };
         };
-        let place = ticket.place(Queue::Collectives);
+        let place = turn.place(Queue::Collectives);
         let part = backend.split(color, key, place, limits).map_err(at)?;
         part.map(|part| Group::new(part, limits)).transpose()
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::Result;
 use crate::health::Health;
@@ -31,7 +31,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The place in this queue, counted from 0.
+    /// Its place in a queue, counted from 0.
     pub fn place(&self, queue: Queue) -> u64 {
         let here = |(q, place): &(Queue, u64)| (*q == queue).then_some(*place);
         self.places.iter().flatten().find_map(here).unwrap_or(0)
@@ -95,14 +95,7 @@ impl Order {
     /// The next ticket of these queues; in both at once, so that two operations which share both
     /// can never wait for each other.
     pub fn ticket(&self, queues: [Option<Queue>; 2]) -> Ticket {
-        let mut all = self.queues.lock();
-        let places = queues.map(|queue| {
-            let queue = queue?;
-            let counts = all.get(queue);
-            counts.given += 1;
-            Some((queue, counts.given - 1))
-        });
-        Ticket { places }
+        give(&mut self.queues.lock(), queues)
     }
 
     /// Waits until everything before this ticket is done; what is returned ends the turn. The cause,
@@ -110,13 +103,28 @@ impl Order {
     ///
     /// No deadline: the operations before have theirs.
     pub fn turn(&self, ticket: Ticket, health: &Health) -> Result<Turn<'_>> {
-        // Whatever comes of it, the places are done with once this is dropped.
-        let turn = Turn { order: self, ticket };
+        self.await_turn(self.queues.lock(), ticket, health)
+    }
+
+    /// The next ticket of these queues, and its turn.
+    pub fn next_turn(&self, queues: [Option<Queue>; 2], health: &Health) -> Result<Turn<'_>> {
         let mut all = self.queues.lock();
+        let ticket = give(&mut all, queues);
+        self.await_turn(all, ticket, health)
+    }
+
+    fn await_turn<'a>(
+        &'a self,
+        mut all: MutexGuard<'a, Queues>,
+        ticket: Ticket,
+        health: &Health,
+    ) -> Result<Turn<'a>> {
         let ready = |all: &mut Queues| {
             let next = |(queue, place): &(Queue, u64)| all.get(*queue).done == *place;
             ticket.places.iter().flatten().all(next)
         };
+        // Whatever comes of it, the places are done with once this is dropped.
+        let turn = Turn { order: self, ticket };
         while !ready(&mut all) {
             if let Err(cause) = health.check() {
                 drop(all);
@@ -128,11 +136,28 @@ impl Order {
     }
 }
 
+fn give(all: &mut Queues, queues: [Option<Queue>; 2]) -> Ticket {
+    let places = queues.map(|queue| {
+        let queue = queue?;
+        let counts = all.get(queue);
+        counts.given += 1;
+        Some((queue, counts.given - 1))
+    });
+    Ticket { places }
+}
+
 /// An operation's turn, until it is dropped.
 #[derive(Debug)]
 pub struct Turn<'a> {
     order: &'a Order,
     ticket: Ticket,
+}
+
+impl Turn<'_> {
+    /// The operation's place in a queue, counted from 0.
+    pub fn place(&self, queue: Queue) -> u64 {
+        self.ticket.place(queue)
+    }
 }
 
 impl Drop for Turn<'_> {

@@ -100,6 +100,12 @@ impl Board {
         self.word(self.row(rank, 0, LINE))
     }
 
+    /// Wakes those who sleep until this rank's row changes; to be called soon after it did, and before
+    /// this rank waits itself.
+    pub fn ring(&self) {
+        self.bell(self.rank).ring();
+    }
+
     /// What rank `rank` rings when its row has changed.
     pub fn bell(&self, rank: usize) -> &Bell {
         // SAFETY: the second half of a row's first line, within the segment, is nothing else; zeros are
@@ -127,7 +133,6 @@ impl Board {
         // SAFETY: the place is within this rank's slot, which nobody reads before its stamp.
         unsafe { slot.add(HEADER_AT).cast::<[u64; 6]>().write(words) };
         self.word(slot).store(block + 1, Release);
-        self.bell(self.rank).ring();
     }
 
     /// Whether a rank has posted its slot for a block.
@@ -146,7 +151,6 @@ impl Board {
     /// Shows this rank's result of a block to the others.
     pub fn post_result(&self, block: u64) {
         self.word(self.result(self.rank, block)).store(block + 1, Release);
-        self.bell(self.rank).ring();
     }
 
     /// Whether a rank has posted its result of a block.
@@ -157,7 +161,6 @@ impl Board {
     /// This rank will not read anything of blocks before this one any more.
     pub fn post_done(&self, before: u64) {
         self.done_word(self.rank).store(before, Release);
-        self.bell(self.rank).ring();
     }
 
     /// How many blocks, from the first on, a rank is done with.

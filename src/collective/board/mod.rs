@@ -7,6 +7,8 @@ pub mod pattern;
 mod tests;
 pub mod wait;
 
+use std::cell::Cell;
+
 use crate::call::{Call, Header};
 use crate::collective::engine::Job;
 use crate::error::{Error, Result, Status};
@@ -18,6 +20,9 @@ use wait::Waiting;
 
 /// 8 KiB: what is reduced before it is stored elsewhere, so that it is still in the first cache.
 const TILE: usize = 8 << 10;
+
+/// 4 KiB: with less in a call, the fence of a ring costs more than whoever sleeps loses by a later one.
+const FEW: usize = 4 << 10;
 
 /// A tile that kernels reach with aligned accesses.
 #[repr(align(128))]
@@ -32,6 +37,8 @@ pub struct Runner {
     done: Vec<u64>,
     tile: Box<Tile>,
     broke_with: Option<usize>,
+    /// Whether something was posted since the bell was last rung.
+    unrung: Cell<bool>,
 }
 
 /// One call on its way.
@@ -50,7 +57,14 @@ impl Runner {
     /// For a board at which nobody has worked yet.
     pub fn new(board: Board) -> Runner {
         let done = vec![0; board.ranks()];
-        Runner { board, next: 0, done, tile: Box::new(Tile([0; TILE])), broke_with: None }
+        Runner {
+            board,
+            next: 0,
+            done,
+            tile: Box::new(Tile([0; TILE])),
+            broke_with: None,
+            unrung: Cell::new(false),
+        }
     }
 
     /// The rank that a failed call waited for.
@@ -92,6 +106,7 @@ impl Runner {
                 }
             }
         }
+        run.runner.ring();
         if streams {
             // Whatever thread the caller tells of its output must see it.
             fence();
@@ -100,13 +115,32 @@ impl Runner {
     }
 }
 
+impl Runner {
+    /// Rings the bell if something was posted since.
+    fn ring(&self) {
+        if self.unrung.replace(false) {
+            self.board.ring();
+        }
+    }
+}
+
 impl Run<'_, '_> {
+    /// Something was posted. Of few bytes the bell is rung once, at the end or before this rank waits
+    /// for long: the ring's fence would hold up its first look at what the others have posted.
+    fn posted(&self) {
+        self.runner.unrung.set(true);
+        if self.pattern.block(0).len() * self.job.size > FEW {
+            self.runner.ring();
+        }
+    }
+
     /// Waits for `peer`.
     fn wait(&mut self, peer: usize, block: u64, ready: impl Fn(&Board) -> bool) -> Result<()> {
         let (board, pattern, size) = (&self.runner.board, &self.pattern, self.job.size);
         let what =
             || format!("received {} bytes from rank {peer}", pattern.block(block).start * size);
-        let waited = self.waiting.until(board, peer, || ready(board), what);
+        let ring = || self.runner.ring();
+        let waited = self.waiting.until(board, peer, || ready(board), ring, what);
         if waited.is_err() {
             self.runner.broke_with = Some(peer);
         }
@@ -181,6 +215,7 @@ impl Run<'_, '_> {
             }
         }
         self.runner.board.post(number, (block == 0).then_some(&self.job.sent));
+        self.posted();
         Ok(())
     }
 
@@ -236,6 +271,7 @@ impl Run<'_, '_> {
         } else {
             self.runner.board.post_done(self.first + block + 1);
         }
+        self.posted();
         Ok(())
     }
 
@@ -316,6 +352,7 @@ impl Run<'_, '_> {
             unsafe { self.copy(self.output(slice.start), from, slice.len(), self.streams) };
         }
         self.runner.board.post_done(number + 1);
+        self.posted();
         Ok(())
     }
 }

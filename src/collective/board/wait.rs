@@ -31,15 +31,21 @@ pub struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// Waits until `ready`, which `peer`'s row decides; `what` says what for.
+    /// Waits until `ready`, which `peer`'s row decides; `what` says what for. Calls `ring` before it
+    /// waits for long.
     pub fn until(
         &self,
         board: &Board,
         peer: usize,
         ready: impl Fn() -> bool,
+        ring: impl FnOnce(),
         what: impl Fn() -> String,
     ) -> Result<()> {
-        if ready() || self.look(&ready) {
+        if ready() || (self.spin && looks(&ready)) {
+            return Ok(());
+        }
+        ring();
+        if self.look(&ready) {
             return Ok(());
         }
         let mut patience = Patience::new(self.limit, self.spin, self.notify);
@@ -68,11 +74,8 @@ impl Waiting<'_> {
         }
         let begin = Instant::now();
         loop {
-            for _ in 0..LOOKS {
-                if ready() {
-                    return true;
-                }
-                std::hint::spin_loop();
+            if looks(ready) {
+                return true;
             }
             let waited = begin.elapsed();
             if waited >= SPIN {
@@ -83,4 +86,12 @@ impl Waiting<'_> {
             }
         }
     }
+}
+
+/// Looks a number of times.
+fn looks(ready: &impl Fn() -> bool) -> bool {
+    (0..LOOKS).any(|_| {
+        std::hint::spin_loop();
+        ready()
+    })
 }
