@@ -8,9 +8,9 @@
 #define INLINE ((size_t)8)
 #define LINE ((size_t)64)
 #define TILE ((size_t)8 << 10)
-#define FEW_TO_REDUCE_ALL ((size_t)128 << 10)
+#define FEW_TO_REDUCE_ALL ((size_t)64 << 10)
 #define BLOCK ((size_t)256 << 10)
-#define STREAMED ((size_t)1 << 20)
+#define STREAMED ((size_t)4 << 20)
 
 static void askew(size_t input, size_t output) {
     inputs.askew = input;
