@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::cores;
 use super::handshake;
 use super::world::ranks;
 use crate::error::{Result, fail};
@@ -21,6 +22,8 @@ pub struct Place {
     pub host: String,
     /// Its mailbox's name; `None` for a rank that takes no shared memory.
     pub door: Option<String>,
+    /// The cores that it may use, see [`cores`].
+    pub cores: String,
 }
 
 impl Place {
@@ -37,7 +40,7 @@ impl Place {
             (None, Ok(network)) => format!("{machine} {network}"),
             (None, Err(_)) => handshake::nonce_text()?,
         };
-        Ok(Place { machine, host, door })
+        Ok(Place { machine, host, door, cores: cores::here() })
     }
 }
 
@@ -57,6 +60,15 @@ pub fn number(places: &[Place], shares: impl Fn(usize) -> bool) -> Vec<u32> {
         }
     };
     places.iter().map(number).collect()
+}
+
+/// Whether each rank of this rank's machine has a core of its own.
+pub fn has_core_each(places: &[Place], rank: usize) -> bool {
+    let own = &places[rank];
+    let here = places.iter().filter(|place| place.machine == own.machine);
+    let lists: Vec<&str> = here.map(|place| place.cores.as_str()).collect();
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    cores::suffice(&lists, &own.cores, available)
 }
 
 /// Fails unless all ranks are on one host and can be handed shared memory.
@@ -102,6 +114,7 @@ mod tests {
             machine: "m".to_owned(),
             host: (*host).to_owned(),
             door: Some("d".to_owned()),
+            cores: String::new(),
         };
         hosts.iter().map(place).collect()
     }
@@ -121,6 +134,20 @@ mod tests {
         assert_eq!(number(&places, |rank| rank != 1), [0, 1, 0, 2, 3]);
         assert_eq!(number(&places, |rank| rank != 3), [0, 1, 0, 2, 1]);
         assert_eq!(number(&places, |_| false), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn only_ranks_of_the_own_machine_need_its_cores() {
+        let cores = std::thread::available_parallelism().unwrap().get();
+        let mut places = places(&["a"; 2]);
+        places.iter_mut().for_each(|place| place.cores = "0".to_owned());
+        assert!(!has_core_each(&places, 0) && !has_core_each(&places, 1));
+        places[1].machine = "other".to_owned();
+        assert!(has_core_each(&places, 0) && has_core_each(&places, 1));
+        places[0].cores = format!("0-{cores}");
+        places[1] = places[0].clone();
+        // A list that names more cores than this thread may keep busy is limited to those.
+        assert_eq!(has_core_each(&places, 0), cores >= 2);
     }
 
     #[test]

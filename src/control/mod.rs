@@ -11,6 +11,7 @@
 //! rank makes their *segment* and leaves the descriptor in each other's *mailbox*.
 
 mod channel;
+mod cores;
 mod dial;
 mod failure;
 mod gathering;

@@ -108,6 +108,8 @@ pub struct World {
     pub(super) addresses: Vec<Vec<Address>>,
     /// Per rank where it is.
     pub(super) places: Vec<Place>,
+    /// Whether each rank of this rank's machine has a core of its own.
+    pub has_core_each: bool,
     /// This rank's, until it leaves.
     pub(super) mailbox: Mutex<Option<Mailbox>>,
     pub(super) secret: Option<String>,
@@ -151,6 +153,7 @@ impl World {
         let size = founding.addresses.len();
         let may_share = |rank: usize| founding.places[rank].door.is_some();
         let hosts = host::number(&founding.places, may_share);
+        let has_core_each = host::has_core_each(&founding.places, rank);
         let world = Arc::new(World {
             id,
             rank,
@@ -160,6 +163,7 @@ impl World {
             connect_timeout,
             addresses: founding.addresses,
             places: founding.places,
+            has_core_each,
             mailbox: Mutex::new(founding.mailbox),
             secret: founding.secret,
             reactor: founding.reactor,
@@ -190,12 +194,6 @@ impl World {
     /// Connections that two ranks have for one purpose.
     pub fn lanes(&self) -> usize {
         self.addresses[self.rank].len().max(1)
-    }
-
-    /// Ranks that run on this rank's machine.
-    pub fn ranks_here(&self) -> usize {
-        let own = &self.places[self.rank].machine;
-        self.places.iter().filter(|place| place.machine == *own).count()
     }
 
     /// `rank 1 (10.0.0.2:5001)`

@@ -45,7 +45,7 @@ pub struct Ring {
     rank: usize,
     /// The group's ranks on this host, if this one is not alone there.
     node: Option<Node>,
-    /// Whether every rank of this host has a core of its own.
+    /// Whether every rank of this machine has a core of its own.
     spin: bool,
     /// One collective at a time.
     ground: Mutex<Ground>,
@@ -87,8 +87,7 @@ impl Ring {
             Some(board) => Ground::Board(Runner::new(board)),
             None => Ground::Links(Box::default(), Links::new(world.lanes())),
         };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let spin = world.ranks_here() <= cores;
+        let spin = world.has_core_each;
         Ring {
             world,
             member,
