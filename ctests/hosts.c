@@ -1,13 +1,18 @@
 /* Which ranks share memory: what counts as a host, what MLXD_TRANSPORT asks for, and that nothing
  * of it is left behind.
  *
- * As a child: hosts member <host of each rank, a letter; or split; or poor and a rank>
+ * As a child: hosts member <host of each rank, a letter; or split; or crowd; or poor and a rank>
  * <bytes that a file may have, 0: any> */
 #include "starts.h"
 
 #include <dirent.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <sys/resource.h>
+#include <sys/un.h>
+
+/* More than a socket's queue holds. */
+#define CALLERS 5000
 
 /* Longest line of /proc that matters here. */
 #define LINE 512
@@ -75,6 +80,47 @@ static bool is_listed(const char *mailbox) {
     }
     fclose(names);
     return found;
+}
+
+/* Calls at a mailbox and hangs up, again and again; as another user where this process may become
+ * one. */
+static void crowd(const char *mailbox) {
+    pid_t pid = fork();
+    REQUIRE(pid >= 0);
+    if (pid == 0) {
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+        int length =
+            snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "mlxd-%s", mailbox);
+        length += (int)offsetof(struct sockaddr_un, sun_path) + 1;
+        int calls = 0;
+        alarm(20);
+        if (setuid(12345) != 0) {
+            errno = 0;
+        }
+        for (int i = 0; i < CALLERS; i++) {
+            int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0);
+            calls += connect(fd, (struct sockaddr *)&address, (socklen_t)length) == 0;
+            close(fd);
+        }
+        _exit(calls > 0 ? 0 : 1);
+    }
+    int status = 0;
+    REQUIRE(waitpid(pid, &status, 0) == pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* The child of a fork has no part of the memory, and its end changes nothing. */
+static void check_fork(void) {
+    fflush(NULL);
+    pid_t pid = fork();
+    REQUIRE(pid >= 0);
+    if (pid == 0) {
+        alarm(20);
+        exit(segments() == 0 ? 0 : 1);
+    }
+    int status = 0;
+    REQUIRE(waitpid(pid, &status, 0) == pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 static void check_sum(mlxd_group *group) {
@@ -146,6 +192,10 @@ static int live(const char *hosts, bool first) {
     check_sum(world);
     int before = shares(hosts, 1);
     CHECK(segments() == before);
+    if (first) {
+        check_fork();
+        check_sum(world);
+    }
     mlxd_group *part = NULL;
     REQUIRE_OK(mlxd_group_split(world, rank % 2, -1, &part));
     CHECK(segments() == before + shares(hosts, 2));
@@ -193,6 +243,27 @@ static void split_in_vain(void) {
     }
     mlxd_group_free(part);
     check_sum(world);
+    REQUIRE_OK(mlxd_barrier(world, NULL));
+    mlxd_group_free(world);
+}
+
+/* Strangers at the mailboxes do not keep a group from being made. */
+static void split_in_a_crowd(void) {
+    char mailbox[LINE];
+    mlxd_group *world = mlxd_init(true, "ring");
+    report_send(mlxd_last_status(), world);
+    REQUIRE(world != NULL);
+    rank = check_rank = mlxd_group_rank(world);
+    size = mlxd_group_size(world);
+    descriptors(mailbox, sizeof mailbox);
+    REQUIRE(mailbox[0] != '\0');
+    crowd(mailbox);
+    REQUIRE_OK(mlxd_barrier(world, NULL));
+    mlxd_group *part = NULL;
+    REQUIRE_OK(mlxd_group_split(world, 0, size - rank, &part));
+    CHECK(segments() == 2);
+    check_sum(part);
+    mlxd_group_free(part);
     REQUIRE_OK(mlxd_barrier(world, NULL));
     mlxd_group_free(world);
 }
@@ -245,6 +316,10 @@ static int member_main(char **argv) {
     }
     if (strncmp(argv[2], "poor", 4) == 0) {
         split_without_descriptors(atoi(argv[2] + 4));
+        return atomic_load(&check_failures) == 0 ? 0 : 1;
+    }
+    if (strcmp(argv[2], "crowd") == 0) {
+        split_in_a_crowd();
         return atomic_load(&check_failures) == 0 ? 0 : 1;
     }
     if (strcmp(argv[2], "split") == 0) {
@@ -343,6 +418,10 @@ static void worlds_that_do_not(void) {
     }
     run_world(&(struct world){"aaaa", "----", "split", 1}, 20000, reports);
     for (int i = 0; i < 4; i++) {
+        CHECK(reports[i].status == MLXD_OK);
+    }
+    run_world(&(struct world){"aaa", "---", "crowd", -1}, 20000, reports);
+    for (int i = 0; i < 3; i++) {
         CHECK(reports[i].status == MLXD_OK);
     }
     /* Rank 0 makes the memory for the others. */

@@ -174,7 +174,10 @@ impl World {
         }
         shared.arrived.clear();
         drop(shared);
-        drop(self.mailbox.lock().take());
+        // The control thread may hold it for a moment longer.
+        if let Some(mailbox) = self.mailbox.lock().take() {
+            mailbox.close();
+        }
         for member in groups {
             member.health.fail(finalized());
         }

@@ -1,12 +1,14 @@
 //! A mailbox: where another rank of this host leaves a descriptor for this one.
 //!
-//! It is a listening Unix socket with an abstract name, so it leaves nothing behind in any folder. A
-//! descriptor waits in the socket's queue until this rank looks; nobody listens in between. The name
-//! can be seen by everybody on the host: both ends check that the other one is the same user.
+//! It is a listening Unix socket with an abstract name, so it leaves nothing behind in any folder. The
+//! name can be seen by everybody on the host: both ends check that the other one is the same user, and
+//! the control thread takes in what comes, so that nobody keeps the socket's queue full. Which
+//! descriptor is the right one is told over a line.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -20,9 +22,14 @@ use rustix::net::{
 use super::handshake;
 use super::listener::guests;
 use crate::error::{Error, Result, Status, fail};
+use crate::transport::segment::SegmentId;
 
-/// Connections that the kernel holds until this rank looks: its usual limit.
+/// Connections that the kernel holds until they are taken in: its usual limit.
 const BACKLOG: u16 = 4096;
+/// Connections that are taken in at once; others may use the mailbox in between.
+const AT_ONCE: u16 = 64;
+/// The user that the kernel shows instead of one that has no number here, unless it was told otherwise.
+const NOBODY: u32 = 65534;
 /// Bytes of a group's id, which a descriptor comes with.
 const ID_BYTES: usize = size_of::<u64>();
 
@@ -46,6 +53,10 @@ struct Contents {
 impl Mailbox {
     /// One with a name that nobody can foresee.
     pub fn open() -> Result<Mailbox> {
+        let own = rustix::process::geteuid().as_raw();
+        if own == overflow_uid() {
+            fail!(System, "user {own} cannot be told from users without a number here");
+        }
         let name = format!("mlxd-{}", handshake::nonce_text()?);
         let opened = unix_socket().and_then(|socket| {
             bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
@@ -62,13 +73,16 @@ impl Mailbox {
         &self.name
     }
 
-    /// Leaves a descriptor in the mailbox named `door`. Does not wait: whoever has the mailbox finds
-    /// it there from now on.
-    pub fn push(door: &str, group: u64, fd: BorrowedFd<'_>) -> Result<()> {
+    /// Leaves a descriptor in the mailbox named `door`; false if its queue is full just now. Does not
+    /// wait: whoever has the mailbox finds it there from now on.
+    pub fn push(door: &str, group: u64, fd: BorrowedFd<'_>) -> Result<bool> {
         let failed = |e: Errno| Error::system(format_args!("the Unix socket @{door}"), e);
         let socket = unix_socket().map_err(failed)?;
         let address = SocketAddrUnix::new_abstract_name(door.as_bytes()).map_err(failed)?;
-        connect(&socket, &address).map_err(failed)?;
+        match connect(&socket, &address) {
+            Err(Errno::AGAIN) => return Ok(false),
+            connected => connected.map_err(failed)?,
+        }
         if !is_ours(&socket) {
             fail!(System, "the Unix socket @{door} belongs to another user");
         }
@@ -81,50 +95,81 @@ impl Mailbox {
         let id = group.to_le_bytes();
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         sendmsg(&socket, &[IoSlice::new(&id)], &mut with, flags).map_err(failed)?;
-        Ok(())
+        Ok(true)
     }
 
-    /// The descriptor that was left for a group, if there is one. Those for other groups are kept, but
-    /// for groups that are no more.
-    pub fn take(&self, group: u64, is_over: impl Fn(u64) -> bool) -> Result<Option<OwnedFd>> {
+    /// The descriptor of this segment, if it was left for this group; whatever else was left for the
+    /// group is closed.
+    pub fn take(&self, group: u64, segment: SegmentId) -> Result<Option<OwnedFd>> {
+        let mut outcome = Ok(false);
+        // No more than can have been waiting when this began: others may go on to come.
+        for _ in 0..=BACKLOG / AT_ONCE {
+            outcome = self.take_in();
+            if outcome != Ok(false) {
+                break;
+            }
+        }
         let mut contents = self.contents.lock();
-        self.empty_into(&mut contents)?;
-        contents.kept.retain(|(id, _)| !is_over(*id));
-        let at = contents.kept.iter().position(|(id, _)| *id == group);
-        Ok(at.and_then(|at| contents.kept.remove(at)).map(|(_, fd)| fd))
+        let (ours, others) = contents.kept.drain(..).partition(|(id, _)| *id == group);
+        contents.kept = others;
+        let ours: VecDeque<(u64, OwnedFd)> = ours;
+        let is_it = |fd: &OwnedFd| SegmentId::of(fd).is_ok_and(|id| id == segment);
+        match ours.into_iter().map(|(_, fd)| fd).find(is_it) {
+            None => outcome.map(|_| None),
+            found => Ok(found),
+        }
     }
 
-    /// Closes what was left for a group that is no more.
-    pub fn forget(&self, group: u64) {
-        self.contents.lock().kept.retain(|(id, _)| *id != group);
-    }
-
-    /// Takes over whatever waits in the socket's queue.
-    fn empty_into(&self, contents: &mut Contents) -> Result<()> {
+    /// Takes over what waits in the socket's queue, but only so much that it does not take long; true
+    /// once the queue was empty.
+    pub fn take_in(&self) -> Result<bool> {
+        let mut contents = self.contents.lock();
         // What has been sent over connections that were silent the last time.
         for connection in std::mem::take(&mut contents.silent) {
             contents.hear(connection);
         }
-        // No more than can have been waiting when this began: others may go on to come.
-        for _ in 0..=BACKLOG {
+        for _ in 0..AT_ONCE {
             match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(connection) if is_ours(&connection) => contents.hear(connection),
                 Ok(_) => log::info!("turned away another user at the Unix socket @{}", self.name),
-                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::AGAIN) => return Ok(true),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(e) => {
                     return Err(Error::system(format_args!("the Unix socket @{}", self.name), e));
                 }
             }
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// For which groups something was left.
+    pub fn groups(&self) -> HashSet<u64> {
+        self.contents.lock().kept.iter().map(|(id, _)| *id).collect()
+    }
+
+    /// Closes what was left for groups that are no more.
+    pub fn forget(&self, is_over: impl Fn(u64) -> bool) {
+        self.contents.lock().kept.retain(|(id, _)| !is_over(*id));
+    }
+
+    /// Closes it for all who have it: nobody is to leave anything there any more.
+    pub fn close(&self) {
+        // Also where a forked child still has the descriptor.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        *self.contents.lock() = Contents::default();
+    }
+}
+
+impl AsFd for Mailbox {
+    /// Ready to read while something waits to be taken in.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        // Also where a forked child still has the descriptor: nobody is to leave anything there.
-        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        self.close();
     }
 }
 
@@ -155,7 +200,24 @@ fn unix_socket() -> rustix::io::Result<OwnedFd> {
 
 /// Whether the other end is this process's user.
 fn is_ours(socket: &OwnedFd) -> bool {
-    socket_peercred(socket).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+    let own = rustix::process::geteuid().as_raw();
+    let is_own = |peer: u32| is_same_user(peer, own, overflow_uid());
+    socket_peercred(socket).is_ok_and(|peer| is_own(peer.uid.as_raw()))
+}
+
+/// Whether two users are one. The overflow number says nothing: the kernel shows it for every user of
+/// another user namespace who has no number in this one.
+fn is_same_user(peer: u32, own: u32, overflow: u32) -> bool {
+    peer == own && own != overflow
+}
+
+/// The number that the kernel shows for users who have none here.
+fn overflow_uid() -> u32 {
+    static UID: OnceLock<u32> = OnceLock::new();
+    *UID.get_or_init(|| {
+        let told = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
+        told.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(NOBODY)
+    })
 }
 
 /// A group's id and its descriptor, once they are there.
@@ -211,9 +273,12 @@ mod tests {
         socket
     }
 
-    /// Sends these bytes with so many descriptors.
-    fn send(socket: &OwnedFd, bytes: &[u8], many: usize) {
-        let file = file(1);
+    fn id(fd: &OwnedFd) -> SegmentId {
+        SegmentId::of(fd).unwrap()
+    }
+
+    /// Sends these bytes with so many descriptors of the file.
+    fn send(socket: &OwnedFd, bytes: &[u8], file: &OwnedFd, many: usize) {
         let fds = vec![file.as_fd(); many];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut with = SendAncillaryBuffer::new(&mut space);
@@ -226,47 +291,65 @@ mod tests {
     #[test]
     fn what_is_left_is_found_by_its_group() {
         let (one, other) = (Mailbox::open().unwrap(), Mailbox::open().unwrap());
-        assert_eq!(size(one.take(7, |_| false).unwrap()), None);
-        for (mailbox, group, bytes) in
-            [(&one, 7, 70), (&other, 7, 71), (&one, 8, 80), (&one, 9, 90)]
-        {
-            Mailbox::push(mailbox.name(), group, file(bytes).as_fd()).unwrap();
+        let files: Vec<OwnedFd> = (1..=5).map(file).collect();
+        assert_eq!(size(one.take(7, id(&files[0])).unwrap()), None);
+        for (mailbox, group, at) in [(&one, 7, 0), (&other, 7, 1), (&one, 8, 2), (&one, 9, 3)] {
+            assert!(Mailbox::push(mailbox.name(), group, files[at].as_fd()).unwrap());
         }
         // Taken out of order, each once.
-        assert_eq!(size(one.take(9, |_| false).unwrap()), Some(90));
-        assert_eq!(size(one.take(7, |_| false).unwrap()), Some(70));
-        assert_eq!(size(one.take(7, |_| false).unwrap()), None);
-        one.forget(8);
-        assert_eq!(size(one.take(8, |_| false).unwrap()), None);
-        assert_eq!(size(other.take(7, |_| false).unwrap()), Some(71));
+        assert_eq!(size(one.take(9, id(&files[3])).unwrap()), Some(4));
+        assert_eq!(size(one.take(7, id(&files[0])).unwrap()), Some(1));
+        assert_eq!(size(one.take(7, id(&files[0])).unwrap()), None);
+        one.forget(|group| group == 8);
+        assert_eq!(size(one.take(8, id(&files[2])).unwrap()), None);
+        assert_eq!(size(other.take(7, id(&files[1])).unwrap()), Some(2));
+    }
+
+    #[test]
+    fn only_what_was_told_of_is_taken() {
+        let mailbox = Mailbox::open().unwrap();
+        // The right one is neither the first nor the last, and all look alike.
+        let files: Vec<OwnedFd> = (0..3).map(|_| file(4)).collect();
+        for fd in &files {
+            assert!(Mailbox::push(mailbox.name(), 7, fd.as_fd()).unwrap());
+        }
+        assert!(Mailbox::push(mailbox.name(), 8, files[2].as_fd()).unwrap());
+        let taken = mailbox.take(7, id(&files[1])).unwrap().unwrap();
+        assert_eq!(id(&taken), id(&files[1]));
+        // The others have been closed, but for those of another group.
+        assert_eq!(size(mailbox.take(7, id(&files[0])).unwrap()), None);
+        assert_eq!(size(mailbox.take(8, id(&files[2])).unwrap()), Some(4));
+        assert!(Mailbox::push(mailbox.name(), 7, files[0].as_fd()).unwrap());
+        assert_eq!(size(mailbox.take(7, id(&files[1])).unwrap()), None, "not the one told of");
     }
 
     #[test]
     fn what_is_left_for_a_group_that_is_no_more_goes() {
         let mailbox = Mailbox::open().unwrap();
         for group in [7, 8, 9] {
-            Mailbox::push(mailbox.name(), group, file(group).as_fd()).unwrap();
+            assert!(Mailbox::push(mailbox.name(), group, file(group).as_fd()).unwrap());
         }
-        assert_eq!(size(mailbox.take(9, |group| group == 7).unwrap()), Some(9));
-        let contents = mailbox.contents.lock();
-        assert_eq!(contents.kept.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [8]);
+        assert!(mailbox.take_in().unwrap());
+        mailbox.forget(|group| group == 7 || group == 9);
+        assert_eq!(mailbox.groups(), [8].into());
     }
 
     #[test]
     fn strangers_leave_nothing() {
         let mailbox = Mailbox::open().unwrap();
-        let id = 7u64.to_le_bytes();
+        let group = 7u64.to_le_bytes();
+        let file = file(1);
         let callers: Vec<OwnedFd> = (0..6).map(|_| call(&mailbox)).collect();
-        send(&callers[0], b"garbage", 1);
-        send(&callers[1], &[id.as_slice(), b"!"].concat(), 1);
-        send(&callers[2], &id, 0);
-        send(&callers[3], &id, 2);
-        send(&callers[4], &id, 8);
-        assert_eq!(size(mailbox.take(7, |_| false).unwrap()), None);
+        send(&callers[0], b"garbage", &file, 1);
+        send(&callers[1], &[group.as_slice(), b"!"].concat(), &file, 1);
+        send(&callers[2], &group, &file, 0);
+        send(&callers[3], &group, &file, 2);
+        send(&callers[4], &group, &file, 8);
+        assert_eq!(size(mailbox.take(7, id(&file)).unwrap()), None);
         // The last one was only slow.
         assert_eq!(mailbox.contents.lock().silent.len(), 1);
-        send(&callers[5], &id, 1);
-        assert_eq!(size(mailbox.take(7, |_| false).unwrap()), Some(1));
+        send(&callers[5], &group, &file, 1);
+        assert_eq!(size(mailbox.take(7, id(&file)).unwrap()), Some(1));
         let contents = mailbox.contents.lock();
         assert_eq!((contents.silent.len(), contents.kept.len()), (0, 0));
     }
@@ -278,15 +361,37 @@ mod tests {
         let most = guests();
         for group in 0..most as u64 + 3 {
             drop(call(&mailbox));
-            Mailbox::push(mailbox.name(), group, left.as_fd()).unwrap();
-            if group % 64 == 0 {
-                assert_eq!(size(mailbox.take(u64::MAX, |_| false).unwrap()), None);
+            assert!(Mailbox::push(mailbox.name(), group, left.as_fd()).unwrap());
+            if group % 16 == 0 {
+                assert!(mailbox.take_in().unwrap());
             }
         }
-        assert_eq!(size(mailbox.take(most as u64 + 2, |_| false).unwrap()), Some(5));
-        assert_eq!(size(mailbox.take(0, |_| false).unwrap()), None, "the oldest has gone");
+        assert_eq!(size(mailbox.take(most as u64 + 2, id(&left)).unwrap()), Some(5));
+        assert_eq!(size(mailbox.take(0, id(&left)).unwrap()), None, "the oldest has gone");
         let contents = mailbox.contents.lock();
         assert_eq!((contents.silent.len(), contents.kept.len()), (0, most - 1));
+    }
+
+    #[test]
+    fn a_full_mailbox_is_tried_again() {
+        let mailbox = Mailbox::open().unwrap();
+        let left = file(3);
+        // The kernel may allow fewer.
+        let mut callers = 0;
+        while Mailbox::push(mailbox.name(), 1, left.as_fd()).unwrap() {
+            callers += 1;
+            assert!(callers <= u32::from(BACKLOG) + 1);
+        }
+        assert_eq!(mailbox.take_in().unwrap(), callers < u32::from(AT_ONCE));
+        assert!(Mailbox::push(mailbox.name(), 2, left.as_fd()).unwrap());
+        assert_eq!(size(mailbox.take(2, id(&left)).unwrap()), Some(3), "the last of all");
+    }
+
+    #[test]
+    fn the_overflow_user_is_nobody() {
+        assert!(is_same_user(1000, 1000, 65534) && is_same_user(0, 0, 65534));
+        assert!(!is_same_user(1000, 1001, 65534) && !is_same_user(65534, 1000, 65534));
+        assert!(!is_same_user(65534, 65534, 65534) && is_same_user(65534, 65534, 7));
     }
 
     #[test]

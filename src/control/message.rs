@@ -6,6 +6,7 @@ use super::Address;
 use super::host::Place;
 use crate::call::Call;
 use crate::error::{Error, Result, Status};
+use crate::transport::segment::SegmentId;
 
 /// One message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,12 +52,12 @@ pub enum Message {
         /// Per rank the number of its host: ranks with the same one share memory.
         hosts: Vec<u32>,
     },
-    /// The sender has left a group's segment in the receiver's mailbox.
+    /// The sender has left a group's segment in the receiver's mailbox, or could not.
     Shared {
         /// Which group.
         group: u64,
-        /// Why it has not, if it has not.
-        cause: Option<Error>,
+        /// Which segment, or why there is none.
+        segment: Result<SegmentId>,
     },
     /// Nothing else was sent for a while.
     Ping,

@@ -1,6 +1,6 @@
 //! The control thread: one per process, for all its worlds. It lets connections in, hears and tells
-//! what control messages say, and notices ranks that are gone. It runs while there is a listener or
-//! a connection to look after.
+//! what control messages say, takes in what comes to mailboxes, and notices ranks that are gone. It
+//! runs while there is a listener or a connection to look after.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::channel::Channel;
 use super::greeting::{Greeting, Step};
 use super::listener::{Listener, Listening, guests};
+use super::mailbox::Mailbox;
 use super::message::Message;
 use super::world::World;
 use crate::error::{Error, Result, Status};
@@ -21,6 +22,8 @@ use crate::wait::{Deadline, Wake, interest, wait};
 
 /// How long a peer that was told goodbye may take to close its end.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long mailboxes are left alone when one cannot be looked into: out of descriptors, most likely.
+const MAILBOX_REST: Duration = Duration::from_millis(100);
 
 /// What the control thread is asked to do.
 enum Command {
@@ -206,6 +209,8 @@ struct Desk {
     worlds: Vec<Weak<World>>,
     greetings: Vec<Greeting>,
     lines: Vec<Line>,
+    /// While mailboxes are left alone: until when.
+    mailbox_rest: Option<Deadline>,
 }
 
 impl Desk {
@@ -247,6 +252,7 @@ impl Desk {
 
     /// Sleeps until something happens, then sees to it.
     fn work(&mut self, wake: &Wake) {
+        let mailboxes = self.mailboxes();
         let mut fds = vec![interest(wake.as_fd(), true, false)];
         fds.extend(self.listeners.iter().map(|(l, _)| interest(l.as_fd(), true, false)));
         fds.extend(self.greetings.iter().map(Greeting::interest));
@@ -255,6 +261,7 @@ impl Desk {
                 .iter()
                 .map(|line| interest(line.channel.as_fd(), true, line.channel.has_output())),
         );
+        fds.extend(mailboxes.iter().map(|(_, m)| interest(m.as_fd(), true, false)));
         if let Err(e) = wait(&mut fds, self.next_duty()) {
             log::error!("{e}");
             std::thread::sleep(Duration::from_millis(100));
@@ -273,14 +280,31 @@ impl Desk {
             Some(false) if !line.next_duty().passed() => true,
             _ => line.attend(),
         });
+        for ((world, mailbox), _) in mailboxes.iter().zip(ready).filter(|(_, ready)| *ready) {
+            let taken = world.upgrade().is_none_or(|world| world.take_in(mailbox));
+            if !taken {
+                self.mailbox_rest = Some(Deadline::after(Some(MAILBOX_REST)));
+            }
+        }
         calling.iter().for_each(|listener| self.accept(listener));
         self.greet();
+    }
+
+    /// The mailboxes to be watched, each with its world; none while they are left alone.
+    fn mailboxes(&mut self) -> Vec<(Weak<World>, Arc<Mailbox>)> {
+        self.mailbox_rest.take_if(|rest| rest.passed());
+        if self.mailbox_rest.is_some() {
+            return Vec::new();
+        }
+        let mailbox = |weak: &Weak<World>| Some((weak.clone(), weak.upgrade()?.mailbox()?));
+        self.worlds.iter().filter_map(mailbox).collect()
     }
 
     /// When something is due even if nothing comes.
     fn next_duty(&self) -> Deadline {
         let greetings = self.greetings.iter().map(|greeting| greeting.deadline);
-        greetings.chain(self.lines.iter().map(Line::next_duty)).fold(Deadline::NEVER, Deadline::or)
+        let lines = self.lines.iter().map(Line::next_duty);
+        greetings.chain(lines).chain(self.mailbox_rest).fold(Deadline::NEVER, Deadline::or)
     }
 
     fn accept(&mut self, listener: &Arc<Listener>) {

@@ -1,18 +1,21 @@
 //! How ranks of one host come to share memory: the lowest of a group makes a segment, leaves its
 //! descriptor in the others' mailboxes, and tells them so over their lines.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use super::mailbox::Mailbox;
 use super::message::Message;
 use super::world::{Member, Presence, World};
 use crate::error::{Error, Result, fail};
 use crate::health::Health;
-use crate::transport::segment::Segment;
+use crate::transport::segment::{Segment, SegmentId};
 use crate::wait::Deadline;
 
 /// News of segments that this rank has not asked for yet.
 const EARLY_NEWS: usize = 1024;
+/// How long to wait where a mailbox is full: its rank's control thread takes in what is there.
+const FULL: Duration = Duration::from_millis(1);
 
 /// What a rank was told of a group's segment.
 #[derive(Debug)]
@@ -20,8 +23,8 @@ pub struct News {
     /// Which group.
     pub group: u64,
     from: usize,
-    /// Why there is none, if there is none.
-    cause: Option<Error>,
+    /// Which it is, or why there is none.
+    segment: Result<SegmentId>,
 }
 
 impl World {
@@ -51,40 +54,75 @@ impl World {
         }
         if leader != self.rank {
             return match self.await_news(member, parent, leader, deadline)? {
-                Some(News { cause: Some(cause), .. }) => Err(cause),
-                Some(_) => self.take_segment(member, leader, bytes).map(Some),
+                Some(news) => self.take_segment(member, leader, news.segment?, bytes).map(Some),
                 None => Ok(None),
             };
         }
-        let made = self.hand_out(member.group, &others, bytes);
-        let cause = made.as_ref().err().cloned();
-        self.reactor.tell(self.key(), others, Message::Shared { group: member.group, cause });
-        made.map(Some)
+        let made = self.hand_out(member, parent, &others, bytes, deadline);
+        let told = made.as_ref().map(|(_, id)| *id).map_err(Error::clone);
+        let message = Message::Shared { group: member.group, segment: told };
+        self.reactor.tell(self.key(), others, message);
+        made.map(|(segment, _)| Some(segment))
     }
 
     /// The leader's part: makes the segment and leaves it with all others.
-    fn hand_out(&self, group: u64, others: &[usize], bytes: usize) -> Result<Segment> {
-        let (segment, fd) = Segment::create(bytes)
-            .map_err(|e| e.at(format_args!("rank {} cannot make shared memory", self.rank)))?;
+    fn hand_out(
+        &self,
+        member: &Member,
+        parent: &Health,
+        others: &[usize],
+        bytes: usize,
+        deadline: Deadline,
+    ) -> Result<(Segment, SegmentId)> {
+        let cannot_make =
+            |e: Error| e.at(format_args!("rank {} cannot make shared memory", self.rank));
+        let (segment, fd) = Segment::create(bytes).map_err(cannot_make)?;
+        let id = SegmentId::of(&fd).map_err(cannot_make)?;
         for rank in others {
-            let Some(door) = &self.places[*rank].door else {
-                fail!(Internal, "rank {rank} is to share memory, but has no mailbox");
-            };
-            Mailbox::push(door, group, fd.as_fd()).map_err(|e| {
+            self.leave_with(*rank, member, parent, fd.as_fd(), deadline).map_err(|e| {
                 let here = self.rank;
                 e.at(format_args!("rank {here} cannot hand shared memory to rank {rank}"))
             })?;
         }
-        Ok(segment)
+        Ok((segment, id))
+    }
+
+    /// Leaves a descriptor in a rank's mailbox, once there is room.
+    fn leave_with(
+        &self,
+        rank: usize,
+        member: &Member,
+        parent: &Health,
+        fd: BorrowedFd<'_>,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let Some(door) = &self.places[rank].door else {
+            fail!(Internal, "rank {rank} is to share memory, but has no mailbox");
+        };
+        while !Mailbox::push(door, member.group, fd)? {
+            parent.check()?;
+            member.health.check()?;
+            if deadline.passed() {
+                fail!(Timeout, "too many wait at the Unix socket @{door}");
+            }
+            std::thread::sleep(FULL);
+        }
+        Ok(())
     }
 
     /// The others' part: maps what the leader has left.
-    fn take_segment(&self, member: &Member, leader: usize, bytes: usize) -> Result<Segment> {
-        let left = match &*self.mailbox.lock() {
+    fn take_segment(
+        &self,
+        member: &Member,
+        leader: usize,
+        id: SegmentId,
+        bytes: usize,
+    ) -> Result<Segment> {
+        let left = match self.mailbox() {
             Some(mailbox) => {
-                // Taken here, since the mailbox takes what comes after a group was let go of, too.
-                let forgotten = &self.shared.lock().forgotten;
-                mailbox.take(member.group, |group| forgotten.contains(&group))?
+                let left = mailbox.take(member.group, id);
+                self.tidy(&mailbox);
+                left?
             }
             None => None,
         };
@@ -127,8 +165,25 @@ impl World {
         }
     }
 
+    /// Takes in what has come to the mailbox; for the control thread, which does not wait. False if
+    /// that did not work.
+    pub(super) fn take_in(&self, mailbox: &Mailbox) -> bool {
+        let taken = mailbox.take_in();
+        self.tidy(mailbox);
+        taken.inspect_err(|e| log::debug!("rank {}: {e}", self.rank)).is_ok()
+    }
+
+    /// Closes what has come to the mailbox after its group was let go of.
+    fn tidy(&self, mailbox: &Mailbox) {
+        let mut over = mailbox.groups();
+        if !over.is_empty() {
+            over.retain(|group| self.shared.lock().forgotten.contains(group));
+            mailbox.forget(|group| over.contains(&group));
+        }
+    }
+
     /// `from` has told of a group's segment.
-    pub(super) fn told_of_segment(&self, from: usize, group: u64, cause: Option<Error>) {
+    pub(super) fn told_of_segment(&self, from: usize, group: u64, segment: Result<SegmentId>) {
         let mut shared = self.shared.lock();
         if shared.forgotten.contains(&group) {
             return;
@@ -136,7 +191,7 @@ impl World {
         if shared.news.len() >= EARLY_NEWS {
             shared.news.pop_front();
         }
-        shared.news.push_back(News { group, from, cause });
+        shared.news.push_back(News { group, from, segment });
         drop(shared);
         self.changed.notify_all();
     }

@@ -111,7 +111,7 @@ pub struct World {
     /// Whether each rank of this rank's machine has a core of its own.
     pub has_core_each: bool,
     /// This rank's, until it leaves.
-    pub(super) mailbox: Mutex<Option<Mailbox>>,
+    pub(super) mailbox: Mutex<Option<Arc<Mailbox>>>,
     pub(super) secret: Option<String>,
     pub(super) reactor: Arc<Reactor>,
     pub(super) shared: Mutex<Shared>,
@@ -164,7 +164,7 @@ impl World {
             addresses: founding.addresses,
             places: founding.places,
             has_core_each,
-            mailbox: Mutex::new(founding.mailbox),
+            mailbox: Mutex::new(founding.mailbox.map(Arc::new)),
             secret: founding.secret,
             reactor: founding.reactor,
             shared: Mutex::new(Shared {
@@ -246,9 +246,14 @@ impl World {
         shared.arrived.retain(|key, _| key.group != group);
         shared.expected.retain(|key, _| key.group != group);
         drop(shared);
-        if let Some(mailbox) = &*self.mailbox.lock() {
-            mailbox.forget(group);
+        if let Some(mailbox) = self.mailbox() {
+            mailbox.forget(|id| id == group);
         }
+    }
+
+    /// This rank's mailbox, unless it has none or has left.
+    pub(super) fn mailbox(&self) -> Option<Arc<Mailbox>> {
+        self.mailbox.lock().clone()
     }
 
     /// Sleeps until something changes; false once the deadline has passed.
@@ -281,7 +286,7 @@ impl World {
                 drop(shared);
                 self.changed.notify_all();
             }
-            Message::Shared { group, cause } => self.told_of_segment(peer, group, cause),
+            Message::Shared { group, segment } => self.told_of_segment(peer, group, segment),
             Message::Fail { group, cause } => self.told_of_failure(group, cause),
             Message::Lost { rank, cause } if rank < self.size => {
                 self.lose(rank, &cause.message, false);
