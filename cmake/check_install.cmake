@@ -26,7 +26,7 @@ endif()
 
 set(package "${LIBDIR}/cmake/mlxd")
 foreach(file ${INCLUDEDIR}/mlxd.h ${INCLUDEDIR}/mlxd.hpp ${BINDIR}/mlxd-launch ${BINDIR}/mlxd-bench
-        ${LIBDIR}/libmlxd.a ${LIBDIR}/pkgconfig/mlxd.pc ${package}/mlxdConfig.cmake
+        ${BINDIR}/mlxd-inspect ${LIBDIR}/libmlxd.a ${LIBDIR}/pkgconfig/mlxd.pc ${package}/mlxdConfig.cmake
         ${package}/mlxdConfigVersion.cmake)
   if(NOT EXISTS "${prefix}/${file}")
     message(SEND_ERROR "not installed: ${file}")

@@ -33,7 +33,7 @@ install(FILES ${headers} DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(PROGRAMS "${lib_dir}/${lib_file}" DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(FILES "${lib_dir}/${lib_soname}" "${lib_dir}/${lib_link}" "${cargo_out}/libmlxd.a"
         DESTINATION "${CMAKE_INSTALL_LIBDIR}")
-install(PROGRAMS "${launch}" "${bench}" DESTINATION "${CMAKE_INSTALL_BINDIR}")
+install(PROGRAMS "${launch}" "${bench}" "${inspect}" DESTINATION "${CMAKE_INSTALL_BINDIR}")
 install(FILES "${PROJECT_BINARY_DIR}/mlxdConfig.cmake"
               "${PROJECT_BINARY_DIR}/mlxdConfigVersion.cmake" DESTINATION "${package_dir}")
 install(FILES "${PROJECT_BINARY_DIR}/mlxd.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")

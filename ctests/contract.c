@@ -96,6 +96,7 @@ static void null_and_unknown(void) {
     CHECK_STATUS(mlxd_group_status(NULL), MLXD_ERROR_INVALID_ARGUMENT);
     CHECK_INVALID(mlxd_group_abort(NULL));
     CHECK_INVALID(mlxd_group_set_timeout(NULL, 1));
+    CHECK_INVALID(mlxd_group_dump(NULL, "file"));
     CHECK_INVALID(mlxd_stream_synchronize(NULL));
     mlxd_group_free(NULL);
     mlxd_stream_free(NULL);

@@ -5,6 +5,7 @@
 #include "mlxd.hpp"
 
 #include <algorithm>
+#include <cstdio>
 #include <limits>
 #include <list>
 #include <numeric>
@@ -497,6 +498,7 @@ void check_split(const mlxd::Group &world) {
         CHECK_THROWS((void)rest.backend(), invalid_argument);
         CHECK_THROWS((void)rest.split(0), invalid_argument);
         CHECK_THROWS(rest.abort(), invalid_argument);
+        CHECK_THROWS(rest.dump("file"), invalid_argument);
         CHECK_THROWS(rest.set_timeout(std::chrono::seconds(1)), invalid_argument);
         CHECK_THROWS((void)mlxd::all_sum(1, rest), invalid_argument);
         CHECK_THROWS((void)mlxd::all_gather(1, rest), invalid_argument);
@@ -641,6 +643,12 @@ void check_failing(const mlxd::Group &world) {
     aborted.abort();
     CHECK(aborted.status() == Status::aborted);
     CHECK_THROWS(mlxd::barrier(aborted), aborted);
+    char folder[] = "/tmp/mlxd-hpp-XXXXXX";
+    REQUIRE(mkdtemp(folder) != nullptr);
+    const std::string path = std::string(folder) + "/dump.json";
+    aborted.dump(path);
+    CHECK_THROWS(aborted.dump(path + "/none"), system);
+    CHECK(std::remove(path.c_str()) == 0 && std::remove(folder) == 0);
     CHECK(world.status() == Status::ok);
     mlxd::barrier(world);
 }

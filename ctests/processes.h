@@ -80,6 +80,7 @@ static const char *const start_variables[] = {
     "MLXD_BIND",
     "MLXD_TRANSPORT",
     "MLXD_HOST_ID",
+    "MLXD_FLIGHT_RECORDER",
 };
 
 static inline void start_variables_clear(void) {

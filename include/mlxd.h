@@ -376,6 +376,21 @@ mlxd_status mlxd_group_status(const mlxd_group *group);
 mlxd_status mlxd_group_abort(mlxd_group *group);
 
 /**
+ * Writes what this rank knows of the group to a file, for when something hangs: its last 256
+ * operations with their sequence number, count, dtype, root or peers, state and times, how many it
+ * has called in all, and what failed the group, as JSON. `path` names the file, which is replaced
+ * as a whole. `mlxd-inspect` compares the files of all ranks and says who is behind and in what.
+ * With MLXD_FLIGHT_RECORDER each rank writes such a file by itself when a group fails. Any thread,
+ * at any time: also while other threads wait in the group, which it does not wait for, and after it
+ * has failed. Blocks for the file alone.
+ *
+ * - MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, `path` is not UTF-8 or empty, or the handle is
+ *   of the process that forked this one.
+ * - MLXD_ERROR_SYSTEM: the file cannot be written. The group works on.
+ */
+mlxd_status mlxd_group_dump(mlxd_group *group, const char *path);
+
+/**
  * Frees a handle, once; NULL, or a handle of the process that forked this one: does nothing. The
  * last handle of a world says goodbye to its other ranks, once the groups split from it are freed
  * too. Operations on streams keep the group until they have run. Any thread, while no other is in

@@ -411,6 +411,12 @@ public:
         detail::check(mlxd_group_abort(native()));
     }
 
+    /// Writes the last operations of this rank to a file, for mlxd-inspect: at any time, also while
+    /// another thread waits in the group. See mlxd_group_dump().
+    void dump(const std::string &path) const {
+        detail::check(mlxd_group_dump(native(), path.c_str()));
+    }
+
 private:
     struct Free {
         void operator()(mlxd_group *handle) const noexcept {

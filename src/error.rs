@@ -1,5 +1,6 @@
 //! What went wrong: a status number for programs and a sentence for people.
 
+use std::ffi::CStr;
 use std::fmt;
 
 /// What a call came to, numbered as the C constants `MLXD_*`; numbers never change meaning.
@@ -51,6 +52,25 @@ impl Status {
         Status::Backend,
         Status::Internal,
     ];
+
+    /// The name of the C constant: `MLXD_ERROR_TIMEOUT`.
+    pub fn name(self) -> &'static CStr {
+        match self {
+            Status::Ok => c"MLXD_OK",
+            Status::InvalidArgument => c"MLXD_ERROR_INVALID_ARGUMENT",
+            Status::Unsupported => c"MLXD_ERROR_UNSUPPORTED",
+            Status::Unavailable => c"MLXD_ERROR_UNAVAILABLE",
+            Status::Config => c"MLXD_ERROR_CONFIG",
+            Status::Timeout => c"MLXD_ERROR_TIMEOUT",
+            Status::PeerLost => c"MLXD_ERROR_PEER_LOST",
+            Status::Aborted => c"MLXD_ERROR_ABORTED",
+            Status::Mismatch => c"MLXD_ERROR_MISMATCH",
+            Status::Auth => c"MLXD_ERROR_AUTH",
+            Status::System => c"MLXD_ERROR_SYSTEM",
+            Status::Backend => c"MLXD_ERROR_BACKEND",
+            Status::Internal => c"MLXD_ERROR_INTERNAL",
+        }
+    }
 }
 
 /// A failure: its status and a sentence that says what was wrong, where, and what would be right.

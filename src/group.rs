@@ -1,6 +1,7 @@
 //! A group: checks arguments, keeps the order of calls, remembers its failure.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,6 +14,9 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result, Status, fail};
 use crate::health::Health;
 use crate::order::{Order, Queue, Turn};
+use crate::recorder;
+use crate::recorder::archive::{self, Archive};
+use crate::recorder::document::{Document, Failure, Identity};
 use crate::stream::Stream;
 
 /// Ranks that compute together.
@@ -22,7 +26,10 @@ pub struct Group {
     name: &'static str,
     rank: usize,
     size: usize,
-    order: Order,
+    identity: Arc<Identity>,
+    order: Arc<Order>,
+    /// Where the records go when the group fails.
+    archive: Option<Archive>,
     /// Held from taking a ticket to putting it on a stream.
     submitting: Mutex<()>,
     /// Of a group without a backend.
@@ -61,30 +68,49 @@ pub enum Request {
 
 impl Group {
     /// A group of the ranks that `backend` connects.
-    pub fn new(backend: Box<dyn Backend>, limits: Limits) -> Result<Group> {
-        let (name, rank, size) = (backend.name(), backend.rank(), backend.size());
-        let mut group = Group::alone(name, limits)?;
-        if size > 1 {
-            group = Group { backend: Some(backend), rank, size, ..group };
-        }
-        Ok(group)
+    pub fn new(
+        backend: Box<dyn Backend>,
+        limits: Limits,
+        archive: Option<Archive>,
+    ) -> Result<Group> {
+        let identity = backend.identity();
+        let backend = (backend.size() > 1).then_some(backend);
+        Group::with(backend, identity, limits, archive)
     }
 
     /// A group of this process only.
-    pub fn alone(name: &'static str, limits: Limits) -> Result<Group> {
+    pub fn alone(name: &'static str, limits: Limits, archive: Option<Archive>) -> Result<Group> {
+        let world =
+            getrandom::u64().map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
+        let identity = Identity { world, group: 0, backend: name, rank: 0, ranks: vec![0] };
+        Group::with(None, identity, limits, archive)
+    }
+
+    fn with(
+        backend: Option<Box<dyn Backend>>,
+        identity: Identity,
+        limits: Limits,
+        archive: Option<Archive>,
+    ) -> Result<Group> {
         let milliseconds =
             |limit: Option<Duration>| AtomicU64::new(limit.map_or(0, |l| l.as_millis() as u64));
-        Ok(Group {
-            backend: None,
-            name,
-            rank: 0,
-            size: 1,
-            order: Order::default(),
+        let group = Group {
+            backend,
+            name: identity.backend,
+            rank: identity.rank,
+            size: identity.ranks.len(),
+            identity: Arc::new(identity),
+            order: Arc::default(),
+            archive,
             submitting: Mutex::default(),
             health: Health::new()?,
             timeout: milliseconds(limits.operation),
             recv_timeout: milliseconds(limits.recv),
-        })
+        };
+        if let Some(archive) = &group.archive {
+            archive.watch(group.health(), group.order.clone(), group.identity.clone());
+        }
+        Ok(group)
     }
 
     /// This process's rank.
@@ -144,8 +170,24 @@ impl Group {
     pub fn finalize(&self) {
         match &self.backend {
             Some(backend) => backend.leave(),
-            None => drop(self.health.fail(Error::new(Status::Aborted, "mlxd_finalize was called"))),
+            None => self.health.close(Error::new(Status::Aborted, "mlxd_finalize was called")),
         }
+    }
+
+    /// Writes what the flight recorder has to this file; waits for no operation.
+    pub fn dump(&self, path: &Path) -> Result<()> {
+        let failure = self.health().check().err().map(|cause| Failure::new(&cause, None));
+        let document = Document::new(&self.identity, &self.order.progress(), failure);
+        archive::write(&document, path).map_err(|e| e.at(self.scene("dump")))
+    }
+
+    /// A failure of `what`, with the scene. If it is the group's, its record is in the archive then:
+    /// the caller may end the process next.
+    fn told(&self, error: Error, what: &str) -> Error {
+        if let (Some(archive), Err(_)) = (&self.archive, self.health().check()) {
+            archive.settle();
+        }
+        error.at(self.scene(what))
     }
 
     /// Runs a request: at once, or on a stream.
@@ -160,18 +202,18 @@ impl Group {
     ) -> Result<()> {
         let name = request.name();
         self.check(&request).map_err(|e| e.at(self.scene(name)))?;
-        self.health().check().map_err(|e| e.at(self.scene(name)))?;
+        self.health().check().map_err(|e| self.told(e, name))?;
         // A message without a peer is refused above, so the ranks fit.
         let (queues, operation) = self.place(&request);
-        let limits = self.limits();
+        let (limits, record) = (self.limits(), request.record());
         let Some(stream) = stream else {
-            let turn = self.order.next_turn(queues, self.health());
+            let turn = self.order.enter(queues, &record, self.health());
             // SAFETY: as this function's contract says.
             return unsafe { self.execute(operation, turn, limits) };
         };
         // On one stream, tickets must come in the order in which they run.
         let _one_at_a_time = self.submitting.lock();
-        let ticket = self.order.ticket(queues);
+        let ticket = self.order.ticket(queues, &record);
         let group = self.clone();
         stream.push(move || {
             let turn = group.order.turn(ticket, group.health());
@@ -215,15 +257,16 @@ impl Group {
         turn: Result<Turn<'_>>,
         limits: Limits,
     ) -> Result<()> {
-        let turn = turn.map_err(|e| e.at(self.scene(operation.name())))?;
+        let turn = turn.map_err(|e| self.told(e, operation.name()))?;
+        let [first, second] = turn.places();
         match &mut operation {
-            Operation::Collective { sequence, .. } => *sequence = turn.place(Queue::Collectives),
+            Operation::Collective { sequence, .. } => *sequence = first,
             Operation::Exchange { send, recv, .. } => {
                 if let Some(send) = send {
-                    send.sequence = turn.place(Queue::SendsTo(send.peer));
+                    send.sequence = first;
                 }
                 if let Some(recv) = recv {
-                    recv.sequence = turn.place(Queue::RecvsFrom(recv.peer));
+                    recv.sequence = second;
                 }
             }
         }
@@ -235,7 +278,7 @@ impl Group {
             // Refused when it was checked: there is no other rank.
             (None, Operation::Exchange { .. }) => Ok(()),
         };
-        outcome.map_err(|e| e.at(self.scene(operation.name())))
+        turn.end(outcome).map_err(|e| self.told(e, operation.name()))
     }
 
     /// A collective of one rank.
@@ -258,16 +301,24 @@ impl Group {
                 format!("colour {color} is neither a colour (0 or more) nor -1, for no group"),
             )));
         }
-        let turn = self.order.next_turn([Some(Queue::Collectives), None], self.health());
-        let turn = turn.map_err(at)?;
-        self.health().check().map_err(at)?;
-        let limits = self.limits();
+        let record =
+            recorder::Operation { verb: Verb::Split, dtype: Dtype::Int32, root: -1, count: [0; 2] };
+        let told = |e: Error| self.told(e, "split");
+        let turn = self.order.enter([Some(Queue::Collectives), None], &record, self.health());
+        let turn = turn.map_err(told)?;
+        let [place, _] = turn.places();
+        turn.end(self.part(color, key, place)).map_err(told)
+    }
+
+    fn part(&self, color: i32, key: i32, place: u64) -> Result<Option<Group>> {
+        self.health().check()?;
+        let (limits, archive) = (self.limits(), self.archive.clone());
         let Some(backend) = &self.backend else {
-            return if color < 0 { Ok(None) } else { Group::alone(self.name, limits).map(Some) };
+            let alone = || Group::alone(self.name, limits, archive);
+            return if color < 0 { Ok(None) } else { alone().map(Some) };
         };
-        let place = turn.place(Queue::Collectives);
-        let part = backend.split(color, key, place, limits).map_err(at)?;
-        part.map(|part| Group::new(part, limits)).transpose()
+        let part = backend.split(color, key, place, limits)?;
+        part.map(|part| Group::new(part, limits, archive)).transpose()
     }
 
     /// Refuses what no rank could run; touches nothing.
@@ -364,6 +415,19 @@ impl Request {
             Request::Exchange { .. } => "send_recv",
         }
     }
+
+    /// As the flight recorder has it.
+    fn record(&self) -> recorder::Operation {
+        match *self {
+            Request::Collective(Collective { verb, dtype, count, root, .. }) => {
+                recorder::Operation { verb, dtype, root, count: [count, 0] }
+            }
+            Request::Exchange { dtype, send, recv } => {
+                let count = [send.map_or(0, |side| side.count), recv.map_or(0, |side| side.count)];
+                recorder::Operation { verb: Verb::Message, dtype, root: -1, count }
+            }
+        }
+    }
 }
 
 /// The addresses of `times * count` elements at `memory`.
@@ -398,7 +462,7 @@ mod tests {
     use super::*;
 
     fn alone() -> Arc<Group> {
-        Arc::new(Group::alone("none", Limits { operation: None, recv: None }).unwrap())
+        Arc::new(Group::alone("none", Limits { operation: None, recv: None }, None).unwrap())
     }
 
     fn collective(verb: Verb, input: *const u8, output: *mut u8, count: usize) -> Request {

@@ -8,6 +8,7 @@
 //! | [`capi`] | every exported function: checks pointers, guards against panics, delegates |
 //! | [`registry`], [`process`] | backend name -> world; what a forked child does not share |
 //! | [`group`], [`order`], [`stream`] | argument checks, order of calls, failed state; queues |
+//! | [`recorder`] | the last operations of each group, and the files of those that failed |
 //! | [`backend`] | whole operations behind one trait, and its makers |
 //! | [`collective`] | algorithms as data, and the one engine that runs them over links |
 //! | [`transport`] | links: posted sends and receives to one peer |
@@ -28,6 +29,7 @@ pub mod health;
 pub mod log;
 pub mod order;
 pub mod process;
+pub mod recorder;
 pub mod reduce;
 pub mod registry;
 pub mod stream;

@@ -1,6 +1,7 @@
 //! The order of a group's operations: each takes a ticket when it is called and runs at its turn.
 //!
-//! Collectives are one queue; so are the sends to each rank and the receives from each.
+//! Collectives are one queue; so are the sends to each rank and the receives from each. What passes
+//! through is recorded under the same lock.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::Result;
 use crate::health::Health;
+use crate::recorder::{self, Operation, Records, Slot, Snapshot};
 
 /// 100 ms: how often one that waits for its turn looks whether the group has failed meanwhile.
 const LOOK: Duration = Duration::from_millis(100);
@@ -24,18 +26,20 @@ pub enum Queue {
     RecvsFrom(usize),
 }
 
-/// A place in one queue, or in two at once.
-#[derive(Clone, Copy, Debug)]
-pub struct Ticket {
-    places: [Option<(Queue, u64)>; 2],
-}
+/// A place in one queue, or in two at once, counted from 0.
+pub type Places = [Option<(Queue, u64)>; 2];
 
-impl Ticket {
-    /// Its place in a queue, counted from 0.
-    pub fn place(&self, queue: Queue) -> u64 {
-        let here = |(q, place): &(Queue, u64)| (*q == queue).then_some(*place);
-        self.places.iter().flatten().find_map(here).unwrap_or(0)
-    }
+/// What an operation is called by until it ends: where its record is, which has its places.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket(Slot);
+
+/// How many tickets of a queue were given out, and how many are done with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Given out.
+    pub given: u64,
+    /// Done with, from the first on.
+    pub done: u64,
 }
 
 /// The tickets of one queue.
@@ -60,17 +64,23 @@ impl Counts {
             self.done += 1;
         }
     }
+
+    fn count(&self) -> Count {
+        Count { given: self.given, done: self.done }
+    }
 }
 
 /// All queues; those of ranks that no message went to or came from yet may be missing.
 #[derive(Debug, Default)]
 struct Queues {
+    records: Records,
     collectives: Counts,
     sends: Vec<Counts>,
     recvs: Vec<Counts>,
 }
 
 impl Queues {
+    #[inline]
     fn get(&mut self, queue: Queue) -> &mut Counts {
         let (counts, peer) = match queue {
             Queue::Collectives => return &mut self.collectives,
@@ -78,10 +88,46 @@ impl Queues {
             Queue::RecvsFrom(peer) => (&mut self.recvs, peer),
         };
         if counts.len() <= peer {
-            counts.resize_with(peer + 1, Counts::default);
+            grow(counts, peer);
         }
         &mut counts[peer]
     }
+
+    #[inline]
+    fn ticket(&mut self, queues: [Option<Queue>; 2], operation: &Operation, now: u64) -> Ticket {
+        let slot = self.records.call(operation, now);
+        for (at, queue) in queues.into_iter().enumerate() {
+            let Some(queue) = queue else { continue };
+            let counts = self.get(queue);
+            let place = counts.given;
+            counts.given += 1;
+            self.records.places(slot)[at] = Some((queue, place));
+        }
+        Ticket(slot)
+    }
+
+    /// Whether everything before this ticket is done.
+    fn is_next(&mut self, Ticket(slot): Ticket) -> bool {
+        (0..2).all(|at| match self.records.places(slot)[at] {
+            Some((queue, place)) => self.get(queue).done == place,
+            None => true,
+        })
+    }
+
+    /// Done with the ticket.
+    fn finish(&mut self, Ticket(slot): Ticket, failed: bool, now: u64) {
+        self.records.end(slot, failed, now);
+        for at in 0..2 {
+            if let Some((queue, place)) = self.records.places(slot)[at] {
+                self.get(queue).finish(place);
+            }
+        }
+    }
+}
+
+#[cold]
+fn grow(counts: &mut Vec<Counts>, peer: usize) {
+    counts.resize_with(peer + 1, Counts::default);
 }
 
 /// The queues of one group.
@@ -91,11 +137,25 @@ pub struct Order {
     turned: Condvar,
 }
 
+/// How far a group is.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// Its last operations.
+    pub records: Snapshot,
+    /// Collectives, splits among them.
+    pub collectives: Count,
+    /// Sends per peer; may be shorter than the group.
+    pub sends: Vec<Count>,
+    /// Receives per peer; likewise.
+    pub recvs: Vec<Count>,
+}
+
 impl Order {
     /// The next ticket of these queues; in both at once, so that two operations which share both
     /// can never wait for each other.
-    pub fn ticket(&self, queues: [Option<Queue>; 2]) -> Ticket {
-        give(&mut self.queues.lock(), queues)
+    pub fn ticket(&self, queues: [Option<Queue>; 2], operation: &Operation) -> Ticket {
+        let now = recorder::now();
+        self.queues.lock().ticket(queues, operation, now)
     }
 
     /// Waits until everything before this ticket is done; what is returned ends the turn. The cause,
@@ -103,47 +163,60 @@ impl Order {
     ///
     /// No deadline: the operations before have theirs.
     pub fn turn(&self, ticket: Ticket, health: &Health) -> Result<Turn<'_>> {
-        self.await_turn(self.queues.lock(), ticket, health)
+        let now = recorder::now();
+        self.wait(self.queues.lock(), ticket, now, health)
     }
 
-    /// The next ticket of these queues, and its turn.
-    pub fn next_turn(&self, queues: [Option<Queue>; 2], health: &Health) -> Result<Turn<'_>> {
+    /// A ticket and its turn.
+    pub fn enter(
+        &self,
+        queues: [Option<Queue>; 2],
+        operation: &Operation,
+        health: &Health,
+    ) -> Result<Turn<'_>> {
+        let now = recorder::now();
         let mut all = self.queues.lock();
-        let ticket = give(&mut all, queues);
-        self.await_turn(all, ticket, health)
+        let ticket = all.ticket(queues, operation, now);
+        self.wait(all, ticket, now, health)
     }
 
-    fn await_turn<'a>(
+    #[inline]
+    fn wait<'a>(
         &'a self,
-        mut all: MutexGuard<'a, Queues>,
+        all: MutexGuard<'a, Queues>,
         ticket: Ticket,
+        mut now: u64,
         health: &Health,
     ) -> Result<Turn<'a>> {
-        let ready = |all: &mut Queues| {
-            let next = |(queue, place): &(Queue, u64)| all.get(*queue).done == *place;
-            ticket.places.iter().flatten().all(next)
-        };
         // Whatever comes of it, the places are done with once this is dropped.
-        let turn = Turn { order: self, ticket };
-        while !ready(&mut all) {
+        let mut turn = Turn { order: self, ticket, places: [0; 2], well: false };
+        // Let go of before the turn ends, which takes it again.
+        let mut all = all;
+        while !all.is_next(ticket) {
             if let Err(cause) = health.check() {
                 drop(all);
                 return Err(cause);
             }
             self.turned.wait_for(&mut all, LOOK);
+            now = recorder::now();
         }
+        all.records.start(ticket.0, now);
+        turn.places = all.records.places(ticket.0).map(|place| place.map_or(0, |(_, place)| place));
+        drop(all);
         Ok(turn)
     }
-}
 
-fn give(all: &mut Queues, queues: [Option<Queue>; 2]) -> Ticket {
-    let places = queues.map(|queue| {
-        let queue = queue?;
-        let counts = all.get(queue);
-        counts.given += 1;
-        Some((queue, counts.given - 1))
-    });
-    Ticket { places }
+    /// How far the group is; waits for no operation.
+    pub fn progress(&self) -> Progress {
+        let all = self.queues.lock();
+        let counts = |list: &[Counts]| list.iter().map(Counts::count).collect();
+        Progress {
+            records: all.records.snapshot(),
+            collectives: all.collectives.count(),
+            sends: counts(&all.sends),
+            recvs: counts(&all.recvs),
+        }
+    }
 }
 
 /// An operation's turn, until it is dropped.
@@ -151,21 +224,28 @@ fn give(all: &mut Queues, queues: [Option<Queue>; 2]) -> Ticket {
 pub struct Turn<'a> {
     order: &'a Order,
     ticket: Ticket,
+    places: [u64; 2],
+    well: bool,
 }
 
 impl Turn<'_> {
-    /// The operation's place in a queue, counted from 0.
-    pub fn place(&self, queue: Queue) -> u64 {
-        self.ticket.place(queue)
+    /// The places in the queues of the ticket, counted from 0; 0 where there was no queue.
+    pub fn places(&self) -> [u64; 2] {
+        self.places
+    }
+
+    /// Ends the turn, as that of an operation that came to this.
+    pub fn end<T>(mut self, outcome: Result<T>) -> Result<T> {
+        self.well = outcome.is_ok();
+        outcome
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        let now = recorder::now();
         let mut all = self.order.queues.lock();
-        for (queue, place) in self.ticket.places.iter().flatten() {
-            all.get(*queue).finish(*place);
-        }
+        all.finish(self.ticket, !self.well, now);
         drop(all);
         self.order.turned.notify_all();
     }
@@ -174,16 +254,22 @@ impl Drop for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Verb;
+    use crate::dtype::Dtype;
     use crate::error::{Error, Status};
+    use crate::recorder::State;
     use std::sync::Arc;
     use std::sync::mpsc::channel;
     use std::time::Duration;
+
+    const ANY: Operation =
+        Operation { verb: Verb::Barrier, dtype: Dtype::Uint8, root: -1, count: [0; 2] };
 
     #[test]
     fn turns_come_in_the_order_of_tickets() {
         let order = Arc::new(Order::default());
         let tickets: Vec<Ticket> =
-            (0..4).map(|_| order.ticket([Some(Queue::Collectives), None])).collect();
+            (0..4).map(|_| order.ticket([Some(Queue::Collectives), None], &ANY)).collect();
         let (done, results) = channel();
         let threads: Vec<_> = tickets
             .into_iter()
@@ -206,19 +292,19 @@ mod tests {
     #[test]
     fn queues_do_not_wait_for_each_other() {
         let (order, health) = (Order::default(), Health::new().unwrap());
-        let recv = order.ticket([Some(Queue::RecvsFrom(1)), None]);
+        let recv = order.ticket([Some(Queue::RecvsFrom(1)), None], &ANY);
         let _waiting = order.turn(recv, &health).unwrap();
         for queue in [Queue::Collectives, Queue::SendsTo(1), Queue::RecvsFrom(2)] {
-            let ticket = order.ticket([Some(queue), None]);
-            assert_eq!(ticket.place(queue), 0);
-            drop(order.turn(ticket, &health).unwrap());
+            let ticket = order.ticket([Some(queue), None], &ANY);
+            let turn = order.turn(ticket, &health).unwrap();
+            assert_eq!(turn.places(), [0, 0]);
         }
     }
 
     #[test]
     fn a_failed_group_lets_go_of_those_who_wait() {
         let (order, health) = (Order::default(), Health::new().unwrap());
-        let ticket = || order.ticket([Some(Queue::Collectives), None]);
+        let ticket = || order.ticket([Some(Queue::Collectives), None], &ANY);
         let (first, second, third) = (ticket(), ticket(), ticket());
         let running = order.turn(first, &health).unwrap();
         health.fail(Error::new(Status::Aborted, "enough"));
@@ -226,5 +312,32 @@ mod tests {
         drop(running);
         // The place that was given up does not hold up those behind it.
         drop(order.turn(third, &health).unwrap());
+    }
+
+    #[test]
+    fn what_passes_through_is_recorded() {
+        let (order, health) = (Order::default(), Health::new().unwrap());
+        let sends = [Some(Queue::SendsTo(2)), Some(Queue::RecvsFrom(0))];
+        order.enter([Some(Queue::Collectives), None], &ANY, &health).unwrap().end(Ok(())).unwrap();
+        order.enter([sends[1], None], &ANY, &health).unwrap().end(Ok(())).unwrap();
+        let running = order.enter(sends, &ANY, &health).unwrap();
+        assert_eq!(running.places(), [0, 1]);
+        let queued = order.ticket(sends, &ANY);
+        let progress = order.progress();
+        let states: Vec<State> = progress.records.records.iter().map(|r| r.state).collect();
+        assert_eq!(states, [State::Done, State::Done, State::Running, State::Queued]);
+        assert_eq!(progress.collectives, Count { given: 1, done: 1 });
+        assert_eq!(
+            progress.sends,
+            [Count::default(), Count::default(), Count { given: 2, done: 0 }]
+        );
+        assert_eq!(progress.recvs, [Count { given: 3, done: 1 }]);
+        health.fail(Error::new(Status::Aborted, "enough"));
+        order.turn(queued, &health).unwrap_err();
+        let cause: Result<()> = Err(Error::new(Status::Aborted, "enough"));
+        running.end(cause).unwrap_err();
+        let records = order.progress().records.records;
+        assert!(records[2..].iter().all(|record| record.state == State::Failed));
+        assert_eq!((records[2].started != 0, records[3].started), (true, 0));
     }
 }

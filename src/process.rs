@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Once, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
@@ -10,6 +10,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 use crate::control::Reactor;
 use crate::error::{Error, Result};
 use crate::group::Group;
+use crate::recorder::archive::Writing;
 use crate::registry::Registry;
 
 /// How long goodbye may take when the process ends.
@@ -23,6 +24,8 @@ pub struct Process {
     pub reactor: Arc<Reactor>,
     /// Worlds by backend.
     pub registry: Registry,
+    /// Files of the flight recorder that are being written.
+    pub writing: Arc<Writing>,
     /// Every group that may still be in use.
     groups: Mutex<Vec<Weak<Group>>>,
 }
@@ -80,6 +83,7 @@ pub fn current() -> Result<&'static Process> {
                 generation: GENERATION.fetch_add(1, Ordering::Relaxed) + 1,
                 reactor: Reactor::new()?,
                 registry: Registry::default(),
+                writing: Arc::default(),
                 groups: Mutex::default(),
             };
             let generation = process.generation;
@@ -112,11 +116,13 @@ impl Process {
     /// Says goodbye to all peers; every group answers ABORTED from now on.
     pub fn finalize(&self) {
         self.registry.clear();
+        let deadline = Instant::now() + FAREWELL;
         let groups = std::mem::take(&mut *self.groups.lock());
         let groups: Vec<Arc<Group>> = groups.iter().filter_map(Weak::upgrade).collect();
         groups.iter().for_each(|group| group.finalize());
         // Also for worlds whose last handle was freed a moment ago.
         self.reactor.settle(FAREWELL);
+        self.writing.settle(deadline);
     }
 }
 

@@ -13,6 +13,7 @@ use crate::config::Settings;
 use crate::error::{Error, Result, Status, fail};
 use crate::group::Group;
 use crate::process::{self, Process};
+use crate::recorder::archive::Archive;
 
 /// A backend as callers name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -146,7 +147,8 @@ fn start(
             "[{name}] init: {variable} announces a world of more than one, but no backend could start it ({why})"
         );
     }
-    Ok((None, process.adopt(Group::alone("none", limits(settings)?)?)))
+    let archive = archive(process, settings);
+    Ok((None, process.adopt(Group::alone("none", limits(settings)?, archive)?)))
 }
 
 /// What trying to start a backend came to, where nothing was wrong.
@@ -165,15 +167,20 @@ fn attempt(process: &Process, name: Name, settings: &Settings) -> Result<Attempt
         let reason = Settings::ring_start_missing();
         return Ok(Attempt::Nothing(Error::new(Status::Config, reason)));
     };
-    let limits = limits(settings)?;
+    let (limits, archive) = (limits(settings)?, archive(process, settings));
     if plan.size == 1 {
-        return Ok(Attempt::Started(Group::alone("ring", limits)?));
+        return Ok(Attempt::Started(Group::alone("ring", limits, archive)?));
     }
     let scene = format!("rank {} of {}", plan.rank, plan.size);
     let ring = Ring::start(&plan, &process.reactor).map_err(|e| e.at(scene))?;
-    Ok(Attempt::Started(Group::new(Box::new(ring), limits)?))
+    Ok(Attempt::Started(Group::new(Box::new(ring), limits, archive)?))
 }
 
 fn limits(settings: &Settings) -> Result<Limits> {
     Ok(Limits { operation: settings.timeout()?, recv: settings.recv_timeout()? })
+}
+
+/// Where the records of groups that fail go, if that was asked for.
+fn archive(process: &Process, settings: &Settings) -> Option<Archive> {
+    settings.flight_recorder().map(|folder| Archive::new(folder, process.writing.clone()))
 }

@@ -8,6 +8,7 @@ use crate::call::{Call, Verb};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::health::Health;
+use crate::recorder::document::Identity;
 
 /// A collective with its memory: `input` and `output` as the C call of that name describes them.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +98,9 @@ pub trait Backend: Send + Sync {
 
     /// Ranks in the group.
     fn size(&self) -> usize;
+
+    /// Which group it is, and its ranks.
+    fn identity(&self) -> Identity;
 
     /// Failed with the first cause when the group fails, by whatever rank.
     fn health(&self) -> &Health;

@@ -75,22 +75,7 @@ pub const MLXD_COMPLEX64: mlxd_dtype = 13;
 #[unsafe(no_mangle)]
 pub extern "C" fn mlxd_status_name(status: mlxd_status) -> *const c_char {
     let known = usize::try_from(status).ok().and_then(|number| Status::ALL.get(number));
-    let name = match known {
-        Some(Status::Ok) => c"MLXD_OK",
-        Some(Status::InvalidArgument) => c"MLXD_ERROR_INVALID_ARGUMENT",
-        Some(Status::Unsupported) => c"MLXD_ERROR_UNSUPPORTED",
-        Some(Status::Unavailable) => c"MLXD_ERROR_UNAVAILABLE",
-        Some(Status::Config) => c"MLXD_ERROR_CONFIG",
-        Some(Status::Timeout) => c"MLXD_ERROR_TIMEOUT",
-        Some(Status::PeerLost) => c"MLXD_ERROR_PEER_LOST",
-        Some(Status::Aborted) => c"MLXD_ERROR_ABORTED",
-        Some(Status::Mismatch) => c"MLXD_ERROR_MISMATCH",
-        Some(Status::Auth) => c"MLXD_ERROR_AUTH",
-        Some(Status::System) => c"MLXD_ERROR_SYSTEM",
-        Some(Status::Backend) => c"MLXD_ERROR_BACKEND",
-        Some(Status::Internal) => c"MLXD_ERROR_INTERNAL",
-        None => c"MLXD_ERROR_UNKNOWN",
-    };
+    let name = known.map_or(c"MLXD_ERROR_UNKNOWN", |status| status.name());
     name.as_ptr()
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 use std::sync::Arc;
 
-use super::{Handle, guard, guard_value, mlxd_status};
+use super::{Handle, guard, guard_value, mlxd_status, text};
 use crate::error::{Result, fail};
 use crate::group::Group;
 use crate::process;
@@ -147,6 +147,33 @@ pub unsafe extern "C" fn mlxd_group_abort(group: *mut mlxd_group) -> mlxd_status
         // SAFETY: the header asks for a handle or NULL.
         unsafe { mlxd_group::get(group) }?.abort();
         Ok(())
+    })
+}
+
+/// Writes what this rank knows of the group to a file, for when something hangs: its last 256
+/// operations with their sequence number, count, dtype, root or peers, state and times, how many it
+/// has called in all, and what failed the group, as JSON. `path` names the file, which is replaced
+/// as a whole. `mlxd-inspect` compares the files of all ranks and says who is behind and in what.
+/// With MLXD_FLIGHT_RECORDER each rank writes such a file by itself when a group fails. Any thread,
+/// at any time: also while other threads wait in the group, which it does not wait for, and after it
+/// has failed. Blocks for the file alone.
+///
+/// - MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, `path` is not UTF-8 or empty, or the handle is
+///   of the process that forked this one.
+/// - MLXD_ERROR_SYSTEM: the file cannot be written. The group works on.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlxd_group_dump(
+    group: *mut mlxd_group,
+    path: *const c_char,
+) -> mlxd_status {
+    guard(|| {
+        // SAFETY: the header asks for a handle or NULL.
+        let group = unsafe { mlxd_group::get(group) }?;
+        // SAFETY: the header asks for a string.
+        match unsafe { text(path, "path") }? {
+            "" => fail!(InvalidArgument, "path is empty: it names the file to write"),
+            path => group.dump(path.as_ref()),
+        }
     })
 }
 

@@ -15,6 +15,7 @@ pub use start::{Meeting, RingStart, Transport};
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -176,6 +177,11 @@ impl Settings {
     /// What peers must know before they may join.
     pub fn secret(&self) -> Option<String> {
         self.text("MLXD_SECRET")
+    }
+
+    /// The folder for the records of groups that fail.
+    pub fn flight_recorder(&self) -> Option<PathBuf> {
+        self.text("MLXD_FLIGHT_RECORDER").map(PathBuf::from)
     }
 
     /// What goes to stderr: a level's name.

@@ -179,7 +179,7 @@ impl World {
             mailbox.close();
         }
         for member in groups {
-            member.health.fail(finalized());
+            member.health.close(finalized());
         }
         self.wake_waiters();
         self.reactor.leave(self.key());

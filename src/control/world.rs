@@ -229,7 +229,7 @@ impl World {
             }
         }
         if self.gone.load(Ordering::Relaxed) {
-            member.health.fail(finalized());
+            member.health.close(finalized());
         }
         shared.groups.insert(member.group, member);
     }

@@ -21,6 +21,7 @@ use crate::control::{self, Member, Reactor, Seat};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, Status, fail};
 use crate::health::Health;
+use crate::recorder::document::Identity;
 use crate::transport::segment::Segment;
 use crate::wait::Deadline;
 use lanes::Lanes;
@@ -153,6 +154,16 @@ impl Backend for Ring {
 
     fn size(&self) -> usize {
         self.member.ranks.len()
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            world: self.world.id,
+            group: self.member.group,
+            backend: self.name(),
+            rank: self.rank,
+            ranks: self.member.ranks.clone(),
+        }
     }
 
     fn health(&self) -> &Health {
