@@ -80,7 +80,6 @@ struct Queues {
 }
 
 impl Queues {
-    #[inline]
     fn get(&mut self, queue: Queue) -> &mut Counts {
         let (counts, peer) = match queue {
             Queue::Collectives => return &mut self.collectives,
@@ -88,12 +87,11 @@ impl Queues {
             Queue::RecvsFrom(peer) => (&mut self.recvs, peer),
         };
         if counts.len() <= peer {
-            grow(counts, peer);
+            counts.resize_with(peer + 1, Counts::default);
         }
         &mut counts[peer]
     }
 
-    #[inline]
     fn ticket(&mut self, queues: [Option<Queue>; 2], operation: &Operation, now: u64) -> Ticket {
         let slot = self.records.call(operation, now);
         for (at, queue) in queues.into_iter().enumerate() {
@@ -123,11 +121,6 @@ impl Queues {
             }
         }
     }
-}
-
-#[cold]
-fn grow(counts: &mut Vec<Counts>, peer: usize) {
-    counts.resize_with(peer + 1, Counts::default);
 }
 
 /// The queues of one group.
@@ -180,7 +173,6 @@ impl Order {
         self.wait(all, ticket, now, health)
     }
 
-    #[inline]
     fn wait<'a>(
         &'a self,
         all: MutexGuard<'a, Queues>,

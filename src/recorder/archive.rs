@@ -88,10 +88,8 @@ impl Archive {
     fn write(&self, document: &Document, path: &Path) -> Result<()> {
         match fs::create_dir(&self.folder) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(Error::system(
-                    format_args!("cannot make the folder {}", self.folder.display()),
-                    e,
-                ));
+                let folder = self.folder.display();
+                Err(Error::system(format_args!("cannot make the folder {folder}"), e))
             }
             _ => write(document, path),
         }

@@ -187,6 +187,7 @@ impl Document {
     /// As text.
     pub fn text(&self) -> Result<String> {
         serde_json::to_string_pretty(self)
+            .map(|text| text + "\n")
             .map_err(|e| Error::new(Status::Internal, format!("a record that is no JSON: {e}")))
     }
 }

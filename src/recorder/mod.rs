@@ -206,7 +206,7 @@ mod tests {
     fn run(records: &mut Records, number: u64) {
         let slot = records.call(&sum(number as usize), 10 * number + 1);
         records.start(slot, 10 * number + 2);
-        records.end(slot, number % 3 == 0, 10 * number + 3);
+        records.end(slot, number.is_multiple_of(3), 10 * number + 3);
     }
 
     fn numbers(records: &Records) -> Vec<u64> {
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(numbers(&records), (700 - 256..700).collect::<Vec<u64>>());
         for record in snapshot.records {
             let number = record.number;
-            let state = if number % 3 == 0 { State::Failed } else { State::Done };
+            let state = if number.is_multiple_of(3) { State::Failed } else { State::Done };
             assert_eq!((record.state, record.operation), (state, sum(number as usize)));
             let times = (record.called, record.started, record.ended);
             assert_eq!(times, (10 * number + 1, 10 * number + 2, 10 * number + 3));
