@@ -15,7 +15,7 @@ use crate::error::{Error, Result, Status, fail};
 use crate::health::Health;
 use crate::order::{Order, Queue, Turn};
 use crate::recorder;
-use crate::recorder::archive::{self, Archive};
+use crate::recorder::archive::{self, Archive, Will};
 use crate::recorder::document::{Document, Failure, Identity};
 use crate::stream::Stream;
 
@@ -28,8 +28,10 @@ pub struct Group {
     size: usize,
     identity: Arc<Identity>,
     order: Arc<Order>,
-    /// Where the records go when the group fails.
+    /// Where the records go when a group fails.
     archive: Option<Archive>,
+    /// The file that this one leaves then.
+    will: Option<Will>,
     /// Held from taking a ticket to putting it on a stream.
     submitting: Mutex<()>,
     /// Of a group without a backend.
@@ -94,7 +96,7 @@ impl Group {
     ) -> Result<Group> {
         let milliseconds =
             |limit: Option<Duration>| AtomicU64::new(limit.map_or(0, |l| l.as_millis() as u64));
-        let group = Group {
+        let mut group = Group {
             backend,
             name: identity.backend,
             rank: identity.rank,
@@ -102,14 +104,16 @@ impl Group {
             identity: Arc::new(identity),
             order: Arc::default(),
             archive,
+            will: None,
             submitting: Mutex::default(),
             health: Health::new()?,
             timeout: milliseconds(limits.operation),
             recv_timeout: milliseconds(limits.recv),
         };
-        if let Some(archive) = &group.archive {
-            archive.watch(group.health(), group.order.clone(), group.identity.clone());
-        }
+        let watch = |archive: &Archive| {
+            archive.watch(group.health(), group.order.clone(), group.identity.clone())
+        };
+        group.will = group.archive.as_ref().map(watch);
         Ok(group)
     }
 
@@ -181,11 +185,11 @@ impl Group {
         archive::write(&document, path).map_err(|e| e.at(self.scene("dump")))
     }
 
-    /// A failure of `what`, with the scene. If it is the group's, its record is in the archive then:
+    /// A failure of `what`, with the scene. If it is the group's, its file is written then:
     /// the caller may end the process next.
     fn told(&self, error: Error, what: &str) -> Error {
-        if let (Some(archive), Err(_)) = (&self.archive, self.health().check()) {
-            archive.settle();
+        if let (Some(will), Err(_)) = (&self.will, self.health().check()) {
+            will.settle();
         }
         error.at(self.scene(what))
     }
@@ -207,7 +211,7 @@ impl Group {
         let (queues, operation) = self.place(&request);
         let (limits, record) = (self.limits(), request.record());
         let Some(stream) = stream else {
-            let turn = self.order.enter(queues, &record, self.health());
+            let turn = self.order.next_turn(queues, &record, self.health());
             // SAFETY: as this function's contract says.
             return unsafe { self.execute(operation, turn, limits) };
         };
@@ -304,7 +308,7 @@ impl Group {
         let record =
             recorder::Operation { verb: Verb::Split, dtype: Dtype::Int32, root: -1, count: [0; 2] };
         let told = |e: Error| self.told(e, "split");
-        let turn = self.order.enter([Some(Queue::Collectives), None], &record, self.health());
+        let turn = self.order.next_turn([Some(Queue::Collectives), None], &record, self.health());
         let turn = turn.map_err(told)?;
         let [place, _] = turn.places();
         turn.end(self.part(color, key, place)).map_err(told)

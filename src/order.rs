@@ -157,11 +157,11 @@ impl Order {
     /// No deadline: the operations before have theirs.
     pub fn turn(&self, ticket: Ticket, health: &Health) -> Result<Turn<'_>> {
         let now = recorder::now();
-        self.wait(self.queues.lock(), ticket, now, health)
+        self.await_turn(self.queues.lock(), ticket, now, health)
     }
 
-    /// A ticket and its turn.
-    pub fn enter(
+    /// The next ticket of these queues, and its turn.
+    pub fn next_turn(
         &self,
         queues: [Option<Queue>; 2],
         operation: &Operation,
@@ -170,10 +170,10 @@ impl Order {
         let now = recorder::now();
         let mut all = self.queues.lock();
         let ticket = all.ticket(queues, operation, now);
-        self.wait(all, ticket, now, health)
+        self.await_turn(all, ticket, now, health)
     }
 
-    fn wait<'a>(
+    fn await_turn<'a>(
         &'a self,
         all: MutexGuard<'a, Queues>,
         ticket: Ticket,
@@ -310,9 +310,13 @@ mod tests {
     fn what_passes_through_is_recorded() {
         let (order, health) = (Order::default(), Health::new().unwrap());
         let sends = [Some(Queue::SendsTo(2)), Some(Queue::RecvsFrom(0))];
-        order.enter([Some(Queue::Collectives), None], &ANY, &health).unwrap().end(Ok(())).unwrap();
-        order.enter([sends[1], None], &ANY, &health).unwrap().end(Ok(())).unwrap();
-        let running = order.enter(sends, &ANY, &health).unwrap();
+        order
+            .next_turn([Some(Queue::Collectives), None], &ANY, &health)
+            .unwrap()
+            .end(Ok(()))
+            .unwrap();
+        order.next_turn([sends[1], None], &ANY, &health).unwrap().end(Ok(())).unwrap();
+        let running = order.next_turn(sends, &ANY, &health).unwrap();
         assert_eq!(running.places(), [0, 1]);
         let queued = order.ticket(sends, &ANY);
         let progress = order.progress();

@@ -178,17 +178,18 @@ fn a_rank_that_is_killed_is_the_one_without_a_file() {
 fn ranks_that_call_different_things_are_named_with_their_calls() {
     let scratch = Scratch::new("mismatch");
     let port = free_port();
-    ranks(3, |rank| {
-        let world = start(scratch.options(port, rank, 3));
+    // With a third rank, it might hear of the failure before it has called.
+    ranks(2, |rank| {
+        let world = start(scratch.options(port, rank, 2));
         assert_eq!(sum(world, 9), MLXD_OK, "{}", last_error());
-        let status = if rank == 2 { barrier(world) } else { sum(world, 5) };
+        let status = if rank == 1 { barrier(world) } else { sum(world, 5) };
         assert_eq!(status, MLXD_ERROR_MISMATCH, "{}", last_error());
         free(world);
     });
-    scratch.await_files(3);
+    scratch.await_files(2);
     let report = problem(&scratch.records());
-    let expected = "\n  ranks diverge at collective #1: ranks 0, 1 called all_sum of 5 float32, \
-                    rank 2 called barrier\n";
+    let expected = "\n  ranks diverge at collective #1: rank 0 called all_sum of 5 float32, \
+                    rank 1 called barrier\n";
     assert!(report.contains(expected), "{report}");
     assert!(report.contains("MLXD_ERROR_MISMATCH: "), "{report}");
 }
@@ -214,7 +215,6 @@ fn a_rank_that_does_not_call_is_behind() {
                   all_sum #0 (9 float32), done ";
     assert!(report.contains(behind), "{report}");
     assert!(report.contains("\n  ranks 0, 2 wait in all_sum #1 (7 float32) for "), "{report}");
-    assert!(report.contains(" failed first, then "), "{report}");
     assert!(report.contains(": MLXD_ERROR_TIMEOUT: "), "{report}");
 }
 

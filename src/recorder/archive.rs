@@ -16,7 +16,7 @@ use crate::order::Order;
 /// How long a failed call waits for a file that is being written.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The files that are being written in this process.
+/// Files that are still to be written.
 #[derive(Debug, Default)]
 pub struct Writing {
     files: Mutex<usize>,
@@ -30,13 +30,32 @@ impl Writing {
         while *files > 0 && !self.changed.wait_until(&mut files, deadline).timed_out() {}
     }
 
-    fn add(&self) {
+    /// One more file.
+    fn begin(self: &Arc<Self>) -> Task {
         *self.files.lock() += 1;
+        Task(self.clone())
     }
+}
 
-    fn remove(&self) {
-        *self.files.lock() -= 1;
-        self.changed.notify_all();
+/// A file that is to be written, until this is dropped.
+#[derive(Debug)]
+struct Task(Arc<Writing>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        *self.0.files.lock() -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+/// The file that a group leaves if it fails.
+#[derive(Debug)]
+pub struct Will(Arc<Writing>);
+
+impl Will {
+    /// Once the group has failed: waits until its file is written, but not for long.
+    pub fn settle(&self) {
+        self.0.settle(Instant::now() + PATIENCE);
     }
 }
 
@@ -44,6 +63,7 @@ impl Writing {
 #[derive(Clone, Debug)]
 pub struct Archive {
     folder: Arc<Path>,
+    /// All that is being written in this process.
     writing: Arc<Writing>,
 }
 
@@ -54,35 +74,29 @@ impl Archive {
         Archive { folder: folder.into(), writing }
     }
 
-    /// Waits until the files that are being written are there, but not for long.
-    pub fn settle(&self) {
-        self.writing.settle(Instant::now() + PATIENCE);
-    }
-
     /// Writes the file of this group once it fails. The records are those of that moment, whoever
     /// finds the failure; a thread of its own writes them, for that may be the control thread.
-    pub fn watch(&self, health: &Health, order: Arc<Order>, identity: Arc<Identity>) {
+    pub fn watch(&self, health: &Health, order: Arc<Order>, identity: Arc<Identity>) -> Will {
         let archive = self.clone();
+        // To be done from now on: whoever sees the group failed may come before its witness is told.
+        let will = Will(Arc::default());
+        let task = will.0.begin();
         health.on_failure(Box::new(move |cause| {
+            let tasks = (task, archive.writing.begin());
             let failure = Failure::new(cause, Some(since_1970()));
             let document = Document::new(&identity, &order.progress(), Some(failure));
             let path = archive.folder.join(file_name(&identity));
-            archive.writing.add();
-            let writing = archive.writing.clone();
             let started = crate::thread::spawn("mlxd-recorder", move || {
-                // Also after a panic, which is a bug: nobody is to wait for this file any more.
-                let _ = crate::thread::quietly(|| {
-                    if let Err(e) = archive.write(&document, &path) {
-                        log::warn!("MLXD_FLIGHT_RECORDER: {e}");
-                    }
-                });
-                archive.writing.remove();
+                if let Err(e) = archive.write(&document, &path) {
+                    log::warn!("MLXD_FLIGHT_RECORDER: {e}");
+                }
+                drop(tasks);
             });
             if let Err(e) = started {
                 log::warn!("MLXD_FLIGHT_RECORDER: {e}");
-                writing.remove();
             }
         }));
+        will
     }
 
     fn write(&self, document: &Document, path: &Path) -> Result<()> {
@@ -138,11 +152,11 @@ mod tests {
         let folder = folder("one");
         let archive = Archive::new(folder.clone(), Arc::default());
         let health = Health::new().unwrap();
-        archive.watch(&health, Arc::default(), identity());
+        let will = archive.watch(&health, Arc::default(), identity());
         assert!(!folder.exists());
         health.fail(Error::new(Status::Aborted, "enough"));
         health.fail(Error::new(Status::Timeout, "too late"));
-        archive.settle();
+        will.settle();
         let names: Vec<_> =
             fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["mlxd-0000000000000007-1-rank0.json"]);
@@ -158,10 +172,10 @@ mod tests {
         let folder = folder("none");
         let archive = Archive::new(folder.clone(), Arc::default());
         let health = Health::new().unwrap();
-        archive.watch(&health, Arc::default(), identity());
+        let will = archive.watch(&health, Arc::default(), identity());
         health.close(Error::new(Status::Aborted, "mlxd_finalize was called"));
         health.fail(Error::new(Status::PeerLost, "afterwards"));
-        archive.settle();
+        will.settle();
         assert!(!folder.exists());
     }
 
@@ -171,8 +185,8 @@ mod tests {
         let archive = Archive::new(folder.clone(), Arc::default());
         let health = Health::new().unwrap();
         health.fail(Error::new(Status::Aborted, "early"));
-        archive.watch(&health, Arc::default(), identity());
-        archive.settle();
+        let will = archive.watch(&health, Arc::default(), identity());
+        will.settle();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         fs::remove_dir_all(folder).unwrap();
     }
@@ -188,6 +202,23 @@ mod tests {
             assert!(error.message.contains(&*path.to_string_lossy()), "{error}");
         }
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_waited_for_from_the_failure_on() {
+        let folder = folder("waited");
+        let archive = Archive::new(folder.clone(), Arc::default());
+        let health = Health::new().unwrap();
+        let will = archive.watch(&health, Arc::default(), identity());
+        std::thread::scope(|scope| {
+            scope.spawn(|| health.fail(Error::new(Status::Aborted, "enough")));
+            while health.check().is_ok() {
+                std::hint::spin_loop();
+            }
+            will.settle();
+            assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        });
         fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -260,12 +260,12 @@ mod tests {
         let (order, health) = (Order::default(), Health::new().unwrap());
         let operation = |verb, count| Operation { verb, dtype: Dtype::Int16, root: -1, count };
         let all = [Some(Queue::Collectives), None];
-        let sum = order.enter(all, &operation(Verb::AllSum, [9, 0]), &health).unwrap();
+        let sum = order.next_turn(all, &operation(Verb::AllSum, [9, 0]), &health).unwrap();
         sum.end(Ok(())).unwrap();
         let root = Operation { root: 2, ..operation(Verb::Broadcast, [7, 0]) };
-        order.enter(all, &root, &health).unwrap().end(Ok(())).unwrap();
+        order.next_turn(all, &root, &health).unwrap().end(Ok(())).unwrap();
         let ends = [Some(Queue::SendsTo(2)), Some(Queue::RecvsFrom(0))];
-        let _both = order.enter(ends, &operation(Verb::Message, [3, 4]), &health).unwrap();
+        let _both = order.next_turn(ends, &operation(Verb::Message, [3, 4]), &health).unwrap();
         order.ticket(all, &operation(Verb::Barrier, [0, 0]));
         let identity =
             Identity { world: 0xabc, group: 0, backend: "ring", rank: 1, ranks: vec![0, 1, 2] };
