@@ -57,6 +57,14 @@ impl Failure {
     fn told(status: u8) -> Failure {
         Failure { status, message: None }
     }
+
+    /// Says it, if there is something to say.
+    fn tell(&self) {
+        if let Some(message) = &self.message {
+            // Where stderr is closed the exit status has to do.
+            let _ = writeln!(std::io::stderr(), "mlxd-bench: {message}");
+        }
+    }
 }
 
 impl From<String> for Failure {
@@ -69,11 +77,15 @@ fn main() -> ExitCode {
     let Err(failure) = run(&Options::parse()) else {
         return ExitCode::SUCCESS;
     };
-    if let Some(message) = failure.message {
-        // Where stderr is closed the exit status has to do.
-        let _ = writeln!(std::io::stderr(), "mlxd-bench: {message}");
-    }
+    failure.tell();
     ExitCode::from(failure.status)
+}
+
+/// What to time, and on rank 0 the files to write.
+fn prepare(options: &Options, group: &Group) -> Result<(Vec<Operation>, Files), Failure> {
+    let operations = options.operations(group.size()).map_err(Failure::usage)?;
+    let files = if group.rank() == 0 { Files::open(options)? } else { Files::default() };
+    Ok((operations, files))
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
@@ -86,14 +98,15 @@ fn run(options: &Options) -> Result<(), Failure> {
     // step 1: the group, and what all its ranks find possible
     let group = Group::init(options.backend != "any", &options.backend)?;
     let first = group.rank() == 0;
-    let operations = options.operations(group.size()).map_err(|message| {
-        // Every rank finds the same.
-        if first { Failure::usage(message) } else { Failure::told(STATUS_USAGE) }
-    })?;
-    let files = if first { Files::open(options) } else { Ok(Files::default()) };
-    let stopped = group.sum(i64::from(files.is_err()))?;
-    let files = files?;
-    if stopped > 0 {
+    let prepared = prepare(options, &group);
+    if let (Err(failure), true) = (&prepared, first) {
+        failure.tell();
+    }
+    // Only then does any rank end: a launcher ends the others with it.
+    let status = prepared.as_ref().map_or_else(|failure| failure.status, |_| 0);
+    let worst = group.sum(i64::from(status))?;
+    let (operations, files) = prepared.map_err(|failure| Failure::told(failure.status))?;
+    if worst > 0 {
         return Err(Failure::told(STATUS_FAILED));
     }
 
