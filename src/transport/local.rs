@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::posts::{Recvs, Sends};
 use super::{Interest, Landing, Link};
 use crate::error::{Error, Result, Status};
 
@@ -19,10 +20,8 @@ struct Pipe {
 pub struct LocalLink {
     out: Arc<Mutex<Pipe>>,
     input: Arc<Mutex<Pipe>>,
-    outgoing: VecDeque<(*const u8, usize)>,
-    incoming: VecDeque<(Landing, usize, usize)>,
-    sent: u64,
-    landed: u64,
+    sends: Sends,
+    recvs: Recvs,
 }
 
 // SAFETY: the raw pointers are only used in `progress`, whose callers vouch for the memory behind
@@ -38,10 +37,8 @@ impl LocalLink {
         let end = |out: &Arc<Mutex<Pipe>>, input: &Arc<Mutex<Pipe>>| LocalLink {
             out: out.clone(),
             input: input.clone(),
-            outgoing: VecDeque::new(),
-            incoming: VecDeque::new(),
-            sent: 0,
-            landed: 0,
+            sends: Sends::default(),
+            recvs: Recvs::default(),
         };
         (end(&there, &back), end(&back, &there))
     }
@@ -49,44 +46,34 @@ impl LocalLink {
 
 impl Link for LocalLink {
     unsafe fn post_send(&mut self, from: *const u8, len: usize) {
-        if len > 0 {
-            self.outgoing.push_back((from, len));
-        }
+        self.sends.post(from, len);
     }
 
     unsafe fn post_recv(&mut self, landing: Landing, len: usize) {
-        if len > 0 {
-            self.incoming.push_back((landing, len, 0));
-        }
+        self.recvs.post(landing, len);
     }
 
     fn progress(&mut self) -> Result<bool> {
         let closed = || Error::new(Status::PeerLost, "connection closed by peer");
         let mut moved = false;
-        while let Some((from, len)) = self.outgoing.front_mut() {
+        while let Some((from, len)) = self.sends.front() {
             let mut pipe = self.out.lock();
             if pipe.closed {
                 return Err(closed());
             }
-            let room = (pipe.capacity - pipe.bytes.len()).min(*len);
+            let room = (pipe.capacity - pipe.bytes.len()).min(len);
             if room == 0 {
                 break;
             }
             // SAFETY: whoever posted these bytes keeps them valid and unchanged until they are sent.
-            pipe.bytes.extend(unsafe { std::slice::from_raw_parts(*from, room) });
-            // SAFETY: the piece is at least `room` bytes long.
-            *from = unsafe { from.add(room) };
-            *len -= room;
-            self.sent += room as u64;
+            pipe.bytes.extend(unsafe { std::slice::from_raw_parts(from, room) });
+            self.sends.advance(room);
             moved = true;
-            if *len == 0 {
-                self.outgoing.pop_front();
-            }
         }
-        while let Some((landing, len, done)) = self.incoming.front_mut() {
+        while let Some(front) = self.recvs.front() {
             let mut pipe = self.input.lock();
-            let there = pipe.bytes.len().min(*len - *done);
-            let take = there - there % landing.grain();
+            let there = pipe.bytes.len().min(front.left);
+            let take = there - there % front.landing.grain();
             if take == 0 {
                 if pipe.closed && pipe.bytes.is_empty() {
                     return Err(closed());
@@ -96,28 +83,24 @@ impl Link for LocalLink {
             let bytes: Vec<u8> = pipe.bytes.drain(..take).collect();
             // SAFETY: whoever posted the landing vouches for its memory; `bytes` is our own, and
             // `done` and `take` are multiples of the grain.
-            unsafe { landing.land(*done, bytes.as_ptr(), take) };
-            *done += take;
-            self.landed += take as u64;
+            unsafe { front.landing.land(front.done, bytes.as_ptr(), take) };
+            self.recvs.advance(take);
             moved = true;
-            if done == len {
-                self.incoming.pop_front();
-            }
         }
         Ok(moved)
     }
 
     fn sent(&self) -> u64 {
-        self.sent
+        self.sends.sent()
     }
 
     fn landed(&self) -> u64 {
-        self.landed
+        self.recvs.landed()
     }
 
     fn cancel(&mut self) {
-        self.outgoing.clear();
-        self.incoming.clear();
+        self.sends.clear();
+        self.recvs.clear();
     }
 
     fn interest(&self) -> Option<Interest<'_>> {

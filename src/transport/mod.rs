@@ -16,6 +16,7 @@ mod conformance;
 pub mod copy;
 pub mod late;
 pub mod local;
+pub mod posts;
 pub mod segment;
 pub mod shm;
 pub mod tcp;

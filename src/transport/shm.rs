@@ -8,7 +8,6 @@
 mod tests;
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -18,6 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::byte_ring::{End, LEAST, LINE, Side};
+use super::posts::{Recv, Recvs, Sends};
 use super::segment::Segment;
 use super::{Interest, Landing, Link};
 use crate::error::{Error, Result, Status, fail};
@@ -26,18 +26,6 @@ use crate::error::{Error, Result, Status, fail};
 const STEP: usize = 256 << 10;
 /// 16 bytes: no element is wider.
 const WIDEST: usize = 16;
-
-struct Outgoing {
-    from: *const u8,
-    len: usize,
-}
-
-struct Incoming {
-    landing: Landing,
-    len: usize,
-    /// How much of it has landed.
-    done: usize,
-}
 
 /// One end.
 pub struct ShmLink {
@@ -48,10 +36,8 @@ pub struct ShmLink {
     /// The rings, where bytes may go that way.
     out: Option<End>,
     input: Option<End>,
-    outgoing: VecDeque<Outgoing>,
-    incoming: VecDeque<Incoming>,
-    sent: u64,
-    landed: u64,
+    sends: Sends,
+    recvs: Recvs,
     /// Whether somebody may have rung, or left, since the stream was read: nobody reads it before.
     slept: Cell<bool>,
     /// Why nothing can come any more but what is in the ring.
@@ -87,10 +73,8 @@ impl ShmLink {
             peer,
             out,
             input,
-            outgoing: VecDeque::new(),
-            incoming: VecDeque::new(),
-            sent: 0,
-            landed: 0,
+            sends: Sends::default(),
+            recvs: Recvs::default(),
             slept: Cell::new(false),
             gone: None,
             _segment: segment,
@@ -100,11 +84,11 @@ impl ShmLink {
     /// Copies into the ring what is posted and has room; whether there was any.
     fn send_some(&mut self) -> Result<bool> {
         let mut moved = 0;
-        while let Some(front) = self.outgoing.front_mut() {
+        while let Some((from, left)) = self.sends.front() {
             let Some(out) = &mut self.out else {
                 fail!(Internal, "nothing can be sent to {} over this link", self.peer);
             };
-            let piece = front.len.min(out.piece());
+            let piece = left.min(out.piece());
             let room = out.ready(piece).map_err(|e| e.at(&self.peer))?;
             let (place, straight) = out.place();
             let len = piece.min(room).min(straight);
@@ -113,21 +97,14 @@ impl ShmLink {
             }
             // SAFETY: whoever posted these bytes keeps them valid and unchanged until they are sent;
             // the ring has room for them here, which the reader does not touch.
-            unsafe {
-                std::ptr::copy_nonoverlapping(front.from, place, len);
-                front.from = front.from.add(len);
-            }
+            unsafe { std::ptr::copy_nonoverlapping(from, place, len) };
             out.advance(len);
+            self.sends.advance(len);
             moved += len;
-            front.len -= len;
-            if front.len == 0 {
-                self.outgoing.pop_front();
-            }
             if out.untold() >= out.piece() && out.tell() {
                 self.ring_bell();
             }
         }
-        self.sent += moved as u64;
         if self.out.as_mut().is_some_and(|out| out.untold() > 0 && out.tell()) {
             self.ring_bell();
         }
@@ -137,11 +114,11 @@ impl ShmLink {
     /// Lands what is in the ring as far as posts and grains allow; whether there was any.
     fn receive_some(&mut self) -> Result<bool> {
         let mut moved = 0;
-        while let Some(front) = self.incoming.front_mut() {
+        while let Some(front) = self.recvs.front() {
             let Some(input) = &mut self.input else {
                 fail!(Internal, "nothing can come from {} over this link", self.peer);
             };
-            let piece = (front.len - front.done).min(input.piece());
+            let piece = front.left.min(input.piece());
             let ready = input.ready(piece).map_err(|e| e.at(&self.peer))?;
             let grain = front.landing.grain();
             if ready < grain || moved >= STEP {
@@ -150,7 +127,7 @@ impl ShmLink {
             let (place, straight) = input.place();
             let len = piece.min(ready).min(straight);
             let len = match len - len % grain {
-                0 => land_across(front, input, straight)?,
+                0 => land_across(&front, input, straight)?,
                 len => {
                     // SAFETY: whoever posted the landing vouches for its memory; the ring has these
                     // bytes here, which the writer does not touch; `done` and `len` are multiples of
@@ -160,18 +137,14 @@ impl ShmLink {
                 }
             };
             input.advance(len);
+            self.recvs.advance(len);
             moved += len;
-            front.done += len;
-            if front.done == front.len {
-                self.incoming.pop_front();
-            }
             // Not told for less than a piece: a writer that waits for room has filled all the ring but
             // that, so there is more to read, and more will be told.
             if input.untold() >= input.piece() && input.tell() {
                 self.ring_bell();
             }
         }
-        self.landed += moved as u64;
         Ok(moved > 0)
     }
 
@@ -213,7 +186,7 @@ impl ShmLink {
     }
 
     fn waits(&self) -> bool {
-        !self.outgoing.is_empty() || !self.incoming.is_empty()
+        !self.sends.is_empty() || !self.recvs.is_empty()
     }
 }
 
@@ -232,7 +205,7 @@ fn ring(segment: &Segment, range: Range<usize>, side: Side) -> Result<End> {
 }
 
 /// Lands one element whose last bytes, all but `straight`, are at the start of the ring.
-fn land_across(front: &Incoming, input: &End, straight: usize) -> Result<usize> {
+fn land_across(front: &Recv, input: &End, straight: usize) -> Result<usize> {
     let (mut element, grain) = ([0u8; WIDEST], front.landing.grain());
     if grain > WIDEST {
         fail!(Internal, "an element of {grain} bytes, {WIDEST} at most");
@@ -258,15 +231,11 @@ impl Drop for ShmLink {
 
 impl Link for ShmLink {
     unsafe fn post_send(&mut self, from: *const u8, len: usize) {
-        if len > 0 {
-            self.outgoing.push_back(Outgoing { from, len });
-        }
+        self.sends.post(from, len);
     }
 
     unsafe fn post_recv(&mut self, landing: Landing, len: usize) {
-        if len > 0 {
-            self.incoming.push_back(Incoming { landing, len, done: 0 });
-        }
+        self.recvs.post(landing, len);
     }
 
     fn progress(&mut self) -> Result<bool> {
@@ -283,25 +252,25 @@ impl Link for ShmLink {
     }
 
     fn sent(&self) -> u64 {
-        self.sent
+        self.sends.sent()
     }
 
     fn landed(&self) -> u64 {
-        self.landed
+        self.recvs.landed()
     }
 
     fn cancel(&mut self) {
-        self.outgoing.clear();
-        self.incoming.clear();
+        self.sends.clear();
+        self.recvs.clear();
     }
 
     fn interest(&self) -> Option<Interest<'_>> {
         let sleeps = |end: &Option<End>, wanted| end.as_ref().is_none_or(|end| end.sleep(wanted));
         let (mut waits, mut moves) = (false, false);
-        if !self.outgoing.is_empty() {
+        if !self.sends.is_empty() {
             (waits, moves) = (true, !sleeps(&self.out, 1));
         }
-        if let Some(front) = self.incoming.front() {
+        if let Some(front) = self.recvs.front() {
             (waits, moves) = (true, !sleeps(&self.input, front.landing.grain()) || moves);
         }
         self.slept.set(waits || self.slept.get());

@@ -1,6 +1,5 @@
 //! A link over one TCP connection.
 
-use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -9,6 +8,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 
 use socket2::SockRef;
 
+use super::posts::{Recvs, Sends};
 use super::{Interest, Landing, Link};
 use crate::error::{Error, Result, Status};
 
@@ -29,27 +29,13 @@ const LOCAL_BUFFERS: (usize, usize) = (128 << 10, 4 << 20);
 /// Pieces that one system call sends: headers and data of several steps.
 const PIECES: usize = 16;
 
-struct Outgoing {
-    from: *const u8,
-    len: usize,
-}
-
-struct Incoming {
-    landing: Landing,
-    len: usize,
-    /// How much of it has landed.
-    done: usize,
-}
-
 /// One end of a connection.
 pub struct TcpLink {
     stream: TcpStream,
     /// The far end, for messages: `rank 1 (10.0.0.2:5001)`.
     peer: String,
-    outgoing: VecDeque<Outgoing>,
-    incoming: VecDeque<Incoming>,
-    sent: u64,
-    landed: u64,
+    sends: Sends,
+    recvs: Recvs,
     /// Bytes that were read and have not landed: `staging[start..end]`.
     staging: Box<[u8]>,
     start: usize,
@@ -76,10 +62,8 @@ impl TcpLink {
         Ok(TcpLink {
             stream,
             peer,
-            outgoing: VecDeque::new(),
-            incoming: VecDeque::new(),
-            sent: 0,
-            landed: 0,
+            sends: Sends::default(),
+            recvs: Recvs::default(),
             staging: vec![0; STAGING].into_boxed_slice(),
             start: 0,
             end: 0,
@@ -92,43 +76,32 @@ impl TcpLink {
     }
 
     fn send_some(&mut self) -> Result<bool> {
-        if self.outgoing.is_empty() {
+        if self.sends.is_empty() {
             return Ok(false);
         }
         let mut pieces = [IoSlice::new(&[]); PIECES];
         let mut count = 0;
-        for (piece, out) in pieces.iter_mut().zip(&self.outgoing) {
+        for (piece, (from, len)) in pieces.iter_mut().zip(self.sends.iter()) {
             // SAFETY: whoever posted these bytes keeps them valid and unchanged until they are sent.
-            *piece = IoSlice::new(unsafe { std::slice::from_raw_parts(out.from, out.len) });
+            *piece = IoSlice::new(unsafe { std::slice::from_raw_parts(from, len) });
             count += 1;
         }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let mut none = SendAncillaryBuffer::default();
-        let mut sent = match sendmsg(&self.stream, &pieces[..count], &mut none, flags) {
+        let sent = match sendmsg(&self.stream, &pieces[..count], &mut none, flags) {
             Ok(sent) => sent,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(false),
             Err(e) => return Err(self.lost(e)),
         };
-        self.sent += sent as u64;
-        while let Some(out) = self.outgoing.front_mut() {
-            if sent < out.len {
-                // SAFETY: the piece is longer than what was sent of it.
-                out.from = unsafe { out.from.add(sent) };
-                out.len -= sent;
-                break;
-            }
-            sent -= out.len;
-            self.outgoing.pop_front();
-        }
+        self.sends.advance(sent);
         Ok(true)
     }
 
     /// Lands staged bytes as far as posts and grains allow.
     fn land_staged(&mut self) -> bool {
         let mut moved = false;
-        while let Some(front) = self.incoming.front_mut() {
-            let staged = self.end - self.start;
-            let take = staged.min(front.len - front.done);
+        while let Some(front) = self.recvs.front() {
+            let take = (self.end - self.start).min(front.left);
             let take = take - take % front.landing.grain();
             if take == 0 {
                 break;
@@ -138,46 +111,37 @@ impl TcpLink {
             // `done` and `take` are multiples of the grain.
             unsafe { front.landing.land(front.done, from, take) };
             self.start += take;
-            self.landed += take as u64;
-            front.done += take;
+            self.recvs.advance(take);
             moved = true;
-            if front.done == front.len {
-                self.incoming.pop_front();
-            }
         }
         moved
     }
 
     fn receive_some(&mut self) -> Result<bool> {
-        if self.incoming.is_empty() {
+        if self.recvs.is_empty() {
             return Ok(false);
         }
         if self.land_staged() {
             return Ok(true);
         }
-        let Some(front) = self.incoming.front_mut() else {
+        let Some(front) = self.recvs.front() else {
             return Ok(false);
         };
-        let left = front.len - front.done;
         if let (Landing::Copy { into }, true) =
-            (front.landing, left >= DIRECT && self.start == self.end)
+            (front.landing, front.left >= DIRECT && self.start == self.end)
         {
             // SAFETY: whoever posted the landing vouches for its memory; it may be uninitialised,
             // which a slice of MaybeUninit allows.
             let place = unsafe {
                 let into = into.add(front.done).cast::<std::mem::MaybeUninit<u8>>();
-                std::slice::from_raw_parts_mut(into, left.min(STEP))
+                std::slice::from_raw_parts_mut(into, front.left.min(STEP))
             };
             let received = match recv(&self.stream, place, RecvFlags::DONTWAIT) {
                 Ok(((initialised, _), _)) => initialised.len(),
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(false),
                 Err(e) => return Err(self.lost(e)),
             };
-            front.done += received;
-            self.landed += received as u64;
-            if front.done == front.len {
-                self.incoming.pop_front();
-            }
+            self.recvs.advance(received);
             return self.more(received);
         }
         // What is left is less than a grain, or there is none: it moves to the front.
@@ -221,15 +185,11 @@ impl Drop for TcpLink {
 
 impl Link for TcpLink {
     unsafe fn post_send(&mut self, from: *const u8, len: usize) {
-        if len > 0 {
-            self.outgoing.push_back(Outgoing { from, len });
-        }
+        self.sends.post(from, len);
     }
 
     unsafe fn post_recv(&mut self, landing: Landing, len: usize) {
-        if len > 0 {
-            self.incoming.push_back(Incoming { landing, len, done: 0 });
-        }
+        self.recvs.post(landing, len);
     }
 
     fn progress(&mut self) -> Result<bool> {
@@ -238,23 +198,23 @@ impl Link for TcpLink {
     }
 
     fn sent(&self) -> u64 {
-        self.sent
+        self.sends.sent()
     }
 
     fn landed(&self) -> u64 {
-        self.landed
+        self.recvs.landed()
     }
 
     fn cancel(&mut self) {
-        self.outgoing.clear();
-        self.incoming.clear();
+        self.sends.clear();
+        self.recvs.clear();
     }
 
     fn interest(&self) -> Option<Interest<'_>> {
         Some(Interest {
             fd: self.stream.as_fd(),
-            read: !self.incoming.is_empty(),
-            write: !self.outgoing.is_empty(),
+            read: !self.recvs.is_empty(),
+            write: !self.sends.is_empty(),
         })
     }
 }
