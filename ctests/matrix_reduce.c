@@ -1,19 +1,7 @@
 /* The reductions on any number of ranks: all_sum, all_max, all_min and sum_scatter, for every
  * dtype, count, place and kind of stream, against closed forms. */
+#include "reductions.h"
 #include "values.h"
-
-typedef mlxd_status (*collective)(mlxd_group *, const void *, void *, size_t, mlxd_dtype,
-                                  mlxd_stream *);
-
-static const struct {
-    const char *name;
-    collective call;
-    enum reduction reduction;
-} reductions[] = {
-    {"all_sum", mlxd_all_sum, REDUCE_SUM},
-    {"all_max", mlxd_all_max, REDUCE_MAX},
-    {"all_min", mlxd_all_min, REDUCE_MIN},
-};
 
 static mlxd_group *world;
 static int rank;
