@@ -39,8 +39,7 @@ impl Algorithm {
 
 /// The algorithm for a call on this number of ranks.
 pub fn choose(call: &Call, size: usize) -> Algorithm {
-    let element = Dtype::from_number(call.dtype.into()).map_or(1, Dtype::size);
-    let bytes = (call.count as usize).saturating_mul(element);
+    let bytes = input_bytes(call);
     let few = match call.verb {
         Verb::AllSum | Verb::AllMax | Verb::AllMin => bytes <= few_to_reduce(size),
         Verb::SumScatter => bytes <= few_to_reduce(size),
@@ -53,6 +52,14 @@ pub fn choose(call: &Call, size: usize) -> Algorithm {
         [.., last] => *last,
         [] => Algorithm::Ring,
     }
+}
+
+fn element_bytes(call: &Call) -> usize {
+    Dtype::from_number(call.dtype.into()).map_or(1, Dtype::size)
+}
+
+fn input_bytes(call: &Call) -> usize {
+    (call.count as usize).saturating_mul(element_bytes(call))
 }
 
 /// Up to here the fewer messages of recursive doubling are worth its more bytes. Its time over the
@@ -82,8 +89,7 @@ const FEW_TO_BROADCAST: usize = 64 << 10;
 
 /// The pattern for a call on this number of ranks, at a board with slots of `slot` bytes.
 pub fn choose_at_board(call: &Call, ranks: usize, slot: usize) -> Pattern {
-    let size = Dtype::from_number(call.dtype.into()).map_or(1, Dtype::size);
-    let bytes = (call.count as usize).saturating_mul(size);
+    let bytes = input_bytes(call);
     let kind = match call.verb {
         Verb::AllSum | Verb::AllMax | Verb::AllMin if bytes <= FEW_TO_REDUCE_ALL / ranks => {
             Kind::ReduceAll
@@ -94,13 +100,12 @@ pub fn choose_at_board(call: &Call, ranks: usize, slot: usize) -> Pattern {
         Verb::AllGather | Verb::Split | Verb::Barrier | Verb::Message => Kind::Gather,
         Verb::Broadcast => Kind::Broadcast { root: usize::try_from(call.root).unwrap_or(0) },
     };
-    Pattern::new(kind, call, ranks, size, slot.min(BLOCK))
+    Pattern::new(kind, call, ranks, element_bytes(call), slot.min(BLOCK))
 }
 
 /// Whether the output of a call is better written past the caches.
 pub fn streams(call: &Call, ranks: usize) -> bool {
-    let size = Dtype::from_number(call.dtype.into()).map_or(1, Dtype::size);
-    let input = (call.count as usize).saturating_mul(size);
+    let input = input_bytes(call);
     let output = match call.verb {
         Verb::AllGather => input.saturating_mul(ranks),
         Verb::SumScatter => input / ranks,

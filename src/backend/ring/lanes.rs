@@ -48,11 +48,7 @@ impl Ring {
                     .world
                     .call_peer(key, to, &self.member.health, deadline)
                     .map_err(|e| e.at(format_args!("no connection to rank {peer}")))?;
-                let mut rings = self.rings(peer, purpose, lane);
-                if let (Some(rings), Purpose::Message) = (&mut rings, purpose) {
-                    rings.input = None;
-                }
-                link(stream, self.name_of(peer), rings)
+                link(stream, self.name_of(peer), self.rings(peer, purpose, lane, Way::Out))
             })
             .collect()
     }
@@ -64,10 +60,7 @@ impl Ring {
                 let key = self.key(peer, purpose, lane);
                 let wake = self.world.expect_lane(key)?;
                 let (world, name) = (Arc::clone(&self.world), self.name_of(peer));
-                let mut rings = self.rings(peer, purpose, lane);
-                if let (Some(rings), Purpose::Message) = (&mut rings, purpose) {
-                    rings.out = None;
-                }
+                let mut rings = self.rings(peer, purpose, lane, Way::In);
                 let arrive = move || {
                     let stream = world.take_lane(key);
                     let stream =
@@ -84,11 +77,13 @@ impl Ring {
         LaneKey { group, from, purpose, lane: lane as u16 }
     }
 
-    /// The shared memory for a lane to a peer of this host, both ways.
-    fn rings(&self, peer: usize, purpose: Purpose, lane: usize) -> Option<Rings> {
+    /// The shared memory for a lane to a peer of this host: for messages one way, else both.
+    fn rings(&self, peer: usize, purpose: Purpose, lane: usize, messages: Way) -> Option<Rings> {
         let node = self.node.as_ref()?;
-        let out = Some(node.ring(purpose, self.rank, peer, lane)?);
-        let input = Some(node.ring(purpose, peer, self.rank, lane)?);
+        let out = node.ring(purpose, self.rank, peer, lane)?;
+        let input = node.ring(purpose, peer, self.rank, lane)?;
+        let goes = |way| purpose != Purpose::Message || messages == way;
+        let (out, input) = (goes(Way::Out).then_some(out), goes(Way::In).then_some(input));
         Some(Rings { segment: node.segment(), out, input })
     }
 }

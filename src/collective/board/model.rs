@@ -28,7 +28,7 @@ enum Event {
 }
 
 /// The events of one rank, in order, as `Run` takes its turns.
-fn events(rank: usize, ranks: usize, calls: &[Pattern]) -> Vec<Event> {
+fn events(rank: usize, calls: &[Pattern]) -> Vec<Event> {
     let mut events = Vec::new();
     let mut first = 0;
     for pattern in calls {
@@ -50,7 +50,7 @@ fn events(rank: usize, ranks: usize, calls: &[Pattern]) -> Vec<Event> {
             }
             if turn > 1 && stages == 3 {
                 let block = first + turn - 2;
-                let others = (0..ranks).filter(|peer| *peer != rank);
+                let others = pattern.others(rank);
                 events.extend(
                     others.flat_map(|p| {
                         [Event::ReadResult(p, block), Event::HaveReadResult(p, block)]
@@ -110,7 +110,7 @@ impl State {
 
 /// Visits every state that can be reached; how many there are.
 fn explore(ranks: usize, calls: &[Pattern], ahead: u64) -> usize {
-    let events: Vec<_> = (0..ranks).map(|rank| events(rank, ranks, calls)).collect();
+    let events: Vec<_> = (0..ranks).map(|rank| events(rank, calls)).collect();
     let begin = State {
         taken: vec![0; ranks],
         slots: vec![[(0, 0); DEPTH as usize]; ranks],

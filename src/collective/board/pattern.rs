@@ -68,11 +68,16 @@ impl Pattern {
         if self.kind == Kind::ReduceSlices { 3 } else { 2 }
     }
 
-    /// The ranks whose slots a rank reads: all others, the next one first, so that not all read the
-    /// same; of a broadcast only the root's.
+    /// All other ranks, the next one first, so that not all turn to the same.
+    pub fn others(&self, rank: usize) -> impl Iterator<Item = usize> + use<> {
+        let ranks = self.ranks;
+        (1..ranks).map(move |i| (rank + i) % ranks)
+    }
+
+    /// The ranks whose slots a rank reads: all others; of a broadcast only the root's.
     pub fn sources(&self, rank: usize) -> impl Iterator<Item = usize> + use<> {
-        let (kind, ranks) = (self.kind, self.ranks);
-        (1..ranks).map(move |i| (rank + i) % ranks).filter(move |peer| match kind {
+        let kind = self.kind;
+        self.others(rank).filter(move |peer| match kind {
             Kind::Broadcast { root } => root == *peer,
             _ => true,
         })

@@ -47,11 +47,6 @@ impl Run<'_, '_> {
         waited
     }
 
-    fn others(&self) -> impl Iterator<Item = usize> + use<> {
-        let (rank, ranks) = (self.runner.board.rank(), self.runner.board.ranks());
-        (1..ranks).map(move |i| (rank + i) % ranks)
-    }
-
     fn input(&self, element: usize) -> *const u8 {
         self.job.input.wrapping_add(element * self.job.size)
     }
@@ -84,13 +79,14 @@ impl Run<'_, '_> {
         let number = self.first + block;
         // The slot's last block must have been read by everybody.
         let read = (number + 1).saturating_sub(DEPTH);
-        for peer in self.others() {
+        let rank = self.runner.board.rank();
+        for peer in self.pattern.others(rank) {
             if self.runner.done[peer] < read {
                 self.wait(peer, block, |board| board.done(peer) >= read)?;
                 self.runner.done[peer] = self.runner.board.done(peer);
             }
         }
-        let (rank, all) = (self.runner.board.rank(), self.pattern.block(block));
+        let all = self.pattern.block(block);
         // SAFETY: the job's memory is as the pattern takes it; the slot holds a block.
         unsafe {
             match self.pattern.kind {
@@ -105,7 +101,7 @@ impl Run<'_, '_> {
                     }
                 }
                 Kind::ReducePieces | Kind::MovePieces => {
-                    for peer in self.others() {
+                    for peer in self.pattern.others(rank) {
                         let piece = self.pattern.piece(block, peer);
                         let into = self.slot(rank, block, self.pattern.piece_in_slot(peer));
                         self.copy(into, self.input(piece.start), piece.len(), false);
@@ -253,7 +249,7 @@ impl Run<'_, '_> {
     /// As for [`Run::post`].
     pub unsafe fn collect(&mut self, block: u64) -> Result<()> {
         let number = self.first + block;
-        for peer in self.others() {
+        for peer in self.pattern.others(self.runner.board.rank()) {
             self.wait(peer, block, |board| board.has_result(peer, number))?;
             let slice = self.pattern.slice(block, peer);
             let from = self.runner.board.result_data(peer, number);
