@@ -1,6 +1,7 @@
 //! A group: checks arguments, keeps the order of calls, remembers its failure.
 
-use std::ops::Range;
+mod check;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 use crate::backend::{Backend, Collective, Limits, Message, Operation};
 use crate::call::Verb;
 use crate::dtype::Dtype;
-use crate::error::{Error, Result, Status, fail};
+use crate::error::{Error, Result, Status};
 use crate::health::Health;
 use crate::order::{Order, Queue, Turn};
 use crate::recorder;
@@ -324,90 +325,6 @@ impl Group {
         let part = backend.split(color, key, place, limits)?;
         part.map(|part| Group::new(part, limits, archive)).transpose()
     }
-
-    /// Refuses what no rank could run; touches nothing.
-    fn check(&self, request: &Request) -> Result<()> {
-        match *request {
-            Request::Collective(collective) => self.check_collective(&collective),
-            Request::Exchange { dtype, send, recv } => {
-                let mut ranges = Vec::with_capacity(2);
-                for (peer, count, memory, word) in send
-                    .map(|s| (s.peer, s.count, s.memory, "input"))
-                    .into_iter()
-                    .chain(recv.map(|r| (r.peer, r.count, r.memory.cast_const(), "output")))
-                {
-                    self.check_peer(peer)?;
-                    ranges.push(range(memory, count, 1, dtype, word)?);
-                }
-                match ranges.as_slice() {
-                    [a, b] if overlap(a, b) => fail!(InvalidArgument, "input and output overlap"),
-                    _ => Ok(()),
-                }
-            }
-        }
-    }
-
-    fn check_peer(&self, peer: i32) -> Result<()> {
-        if self.size == 1 {
-            fail!(InvalidArgument, "a group of one rank has nobody to exchange messages with");
-        }
-        self.check_rank(peer, "peer")?;
-        if peer as usize == self.rank {
-            fail!(InvalidArgument, "rank {peer} is this rank; messages go to another one");
-        }
-        Ok(())
-    }
-
-    fn check_rank(&self, rank: i32, word: &str) -> Result<()> {
-        if usize::try_from(rank).is_ok_and(|rank| rank < self.size) {
-            return Ok(());
-        }
-        fail!(InvalidArgument, "{word} {rank} is not a rank: they go from 0 to {}", self.size - 1)
-    }
-
-    fn check_collective(&self, collective: &Collective) -> Result<()> {
-        let Collective { verb, dtype, count, root, input, output } = *collective;
-        let (gathers, scatters) = (verb == Verb::AllGather, verb == Verb::SumScatter);
-        match verb {
-            Verb::Barrier => return Ok(()),
-            Verb::Broadcast => {
-                self.check_rank(root, "root")?;
-                return range(output, count, 1, dtype, "buffer").map(drop);
-            }
-            Verb::SumScatter | Verb::AllToAll if !count.is_multiple_of(self.size) => fail!(
-                InvalidArgument,
-                "count {count} is not a multiple of the {} ranks of the group",
-                self.size
-            ),
-            _ => {}
-        }
-        let from = range(input, count, 1, dtype, "input")?;
-        let into = match () {
-            () if gathers => range(output, count, self.size, dtype, "output")?,
-            () if scatters => range(output, count / self.size, 1, dtype, "output")?,
-            () => range(output, count, 1, dtype, "output")?,
-        };
-        if !overlap(&from, &into) {
-            return Ok(());
-        }
-        let bytes = count * dtype.size();
-        let (right, rule) = match verb {
-            Verb::AllGather => (
-                from.start == into.start + self.rank * bytes,
-                "input may only be output + rank * count elements",
-            ),
-            Verb::SumScatter => (
-                into.start == from.start + self.rank * (bytes / self.size),
-                "output may only be input + rank * count / size elements",
-            ),
-            Verb::AllToAll => (false, "all_to_all needs two buffers"),
-            _ => (from.start == into.start, "input may only be output itself"),
-        };
-        match right {
-            true => Ok(()),
-            false => fail!(InvalidArgument, "input and output overlap; {rule}"),
-        }
-    }
 }
 
 impl Request {
@@ -434,51 +351,22 @@ impl Request {
     }
 }
 
-/// The addresses of `times * count` elements at `memory`.
-fn range(
-    memory: *const u8,
-    count: usize,
-    times: usize,
-    dtype: Dtype,
-    word: &str,
-) -> Result<Range<usize>> {
-    let bytes = count.checked_mul(times).and_then(|count| count.checked_mul(dtype.size()));
-    let end = bytes.filter(|b| isize::try_from(*b).is_ok());
-    let Some(end) = end.and_then(|bytes| (memory as usize).checked_add(bytes)) else {
-        fail!(
-            InvalidArgument,
-            "{times} * {count} elements of {} are more than memory can hold",
-            dtype.name()
-        );
-    };
-    if count > 0 && memory.is_null() {
-        fail!(InvalidArgument, "{word} is NULL, but there are {count} elements");
-    }
-    Ok(memory as usize..end)
-}
-
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
-    !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn alone() -> Arc<Group> {
+    pub(super) fn alone() -> Arc<Group> {
         Arc::new(Group::alone("none", Limits { operation: None, recv: None }, None).unwrap())
     }
 
-    fn collective(verb: Verb, input: *const u8, output: *mut u8, count: usize) -> Request {
+    pub(super) fn collective(
+        verb: Verb,
+        input: *const u8,
+        output: *mut u8,
+        count: usize,
+    ) -> Request {
         let dtype = Dtype::Int32;
         Request::Collective(Collective { verb, dtype, count, root: 0, input, output })
-    }
-
-    fn refused(request: Request) -> String {
-        // SAFETY: a refused request touches nothing.
-        let error = unsafe { alone().submit(request, None) }.unwrap_err();
-        assert_eq!(error.status, Status::InvalidArgument);
-        error.message
     }
 
     #[test]
@@ -491,25 +379,6 @@ mod tests {
             unsafe { alone().submit(request, None) }.unwrap();
             assert_eq!(output, input);
         }
-    }
-
-    #[test]
-    fn bad_arguments_are_named() {
-        let mut memory = [0i32; 8];
-        let at = memory.as_mut_ptr();
-        let null = std::ptr::null_mut();
-        assert!(refused(collective(Verb::AllSum, null, at.cast(), 3)).contains("input is NULL"));
-        assert!(refused(collective(Verb::AllSum, at.cast(), null, 3)).contains("output is NULL"));
-        let overlapping = at.wrapping_add(1).cast();
-        assert!(refused(collective(Verb::AllSum, at.cast(), overlapping, 3)).contains("overlap"));
-        let huge = usize::MAX / 2;
-        assert!(
-            refused(collective(Verb::AllSum, at.cast(), at.cast(), huge)).contains("more than")
-        );
-        let dtype = Dtype::Int32;
-        let send = Some(Side { peer: 0, count: 1, memory: at.cast_const().cast() });
-        let alone = refused(Request::Exchange { dtype, send, recv: None });
-        assert!(alone.contains("one rank"), "{alone}");
     }
 
     #[test]
