@@ -1,10 +1,13 @@
 //! `mlxd-bench` with real ranks: what it prints and writes, and that every operation comes out right.
 #![cfg(feature = "tools")]
 
+#[path = "common/scratch.rs"]
+mod scratch;
+
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use scratch::Scratch;
 use serde_json::{Value, json};
 
 const OPERATIONS: [&str; 10] = [
@@ -23,17 +26,7 @@ const OPERATIONS: [&str; 10] = [
 /// Few calls of small sizes.
 const SHORT: [&str; 6] = ["-e", "256", "-f", "8", "-n", "2"];
 
-/// A temporary directory of one test.
-struct Scratch(PathBuf);
-
 impl Scratch {
-    fn new(test: &str) -> Scratch {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{test}"));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-
     /// A run on this many ranks of a launch that ended; no rank waits for another without a limit.
     fn run(&self, ranks: u32, arguments: &[&str]) -> Ended {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mlxd-launch"));
@@ -66,12 +59,6 @@ impl Scratch {
 
     fn json(&self, name: &str) -> Value {
         serde_json::from_str(&self.read(name)).unwrap()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

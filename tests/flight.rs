@@ -3,6 +3,8 @@
 #![cfg(feature = "tools")]
 
 mod common;
+#[path = "common/scratch.rs"]
+mod scratch;
 
 use std::ffi::{CString, c_void};
 use std::fs;
@@ -13,22 +15,13 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use mlxd::capi::*;
+use scratch::Scratch;
 use serde_json::Value;
 
 /// No wait in these tests lasts longer, on however busy a machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A folder of one test.
-struct Scratch(PathBuf);
-
 impl Scratch {
-    fn new(test: &str) -> Scratch {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("flight-{test}"));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-
     /// Where the recorders write; made by them.
     fn records(&self) -> PathBuf {
         self.0.join("records")
@@ -59,12 +52,6 @@ impl Scratch {
         let options = with_coordinator(port, rank, size);
         set(options, "MLXD_FLIGHT_RECORDER", self.records().to_str().unwrap());
         options
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -1,32 +1,25 @@
 //! `mlxd-launch` with real processes: what ranks are told, their output, and every way to end.
 #![cfg(feature = "tools")]
 
+#[path = "common/scratch.rs"]
+mod scratch;
+
 use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use scratch::Scratch;
 
 /// No wait in these tests lasts longer, on however busy a machine.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A temporary directory of one test, where its launchers put their hostfiles.
-struct Scratch(PathBuf);
-
 impl Scratch {
-    fn new(test: &str) -> Scratch {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("launch-{test}"));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-
     /// A launcher with these options, whose ranks run `script` in a shell.
     fn shell(&self, options: &[&str], script: &str) -> Command {
         let mut command = self.launcher(options);
@@ -60,12 +53,6 @@ impl Scratch {
             assert!(Instant::now() < deadline, "no pid in {}", path.display());
             thread::sleep(Duration::from_millis(5));
         }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
