@@ -26,11 +26,9 @@ pub const SPIN: Duration = Duration::from_micros(50);
 /// processes as cores, all_sum of 4 B on 2 ranks at the board took 15 us, without that 70 us.
 pub const ALONE: Duration = Duration::from_micros(5);
 
-/// How long one operation may wait, how, and whom it tells.
+/// How long one operation may wait, and whom it tells.
 pub struct Patience<'a> {
     limit: Option<Duration>,
-    /// Whether this rank has a core of its own, to look again at once.
-    spin: bool,
     deadline: Deadline,
     notice: Deadline,
     notify: &'a dyn Fn(),
@@ -38,9 +36,9 @@ pub struct Patience<'a> {
 
 impl<'a> Patience<'a> {
     /// For `limit` after the last progress; `notify` is called now and then while there is none.
-    pub fn new(limit: Option<Duration>, spin: bool, notify: &'a dyn Fn()) -> Patience<'a> {
+    pub fn new(limit: Option<Duration>, notify: &'a dyn Fn()) -> Patience<'a> {
         let (deadline, notice) = (Deadline::NEVER, Deadline::NEVER);
-        let mut patience = Patience { limit, spin, deadline, notice, notify };
+        let mut patience = Patience { limit, deadline, notice, notify };
         patience.renew();
         patience
     }
@@ -76,7 +74,7 @@ impl<'a> Patience<'a> {
     }
 }
 
-/// Runs what `engine` was prepared for. After an error the links are of no more use, and must be
+/// Runs what `engine` was prepared for; `spin` if this rank has a core of its own. After an error the links are of no more use, and must be
 /// closed before the job's memory goes.
 ///
 /// # Safety
@@ -86,6 +84,7 @@ pub unsafe fn drive(
     links: &mut Links,
     health: &Health,
     patience: &mut Patience<'_>,
+    spin: bool,
 ) -> Result<()> {
     let _environment = Environment::standard();
     // When nothing moved for the first time since something did.
@@ -104,7 +103,7 @@ pub unsafe fn drive(
         }
         let waited = stuck.get_or_insert_with(Instant::now).elapsed();
         if waited < SPIN {
-            match patience.spin && waited < ALONE {
+            match spin && waited < ALONE {
                 true => std::hint::spin_loop(),
                 false => std::thread::yield_now(),
             }

@@ -77,13 +77,13 @@ impl Ring {
         let call = job.sent.call;
         let schedule = plan(&call, self.rank, self.member.ranks.len());
         let notify = || self.world.announce_stall(&self.member, call);
-        let mut patience = Patience::new(limits.operation, self.spin, &notify);
+        let mut patience = Patience::new(limits.operation, &notify);
         // A panic must leave no posts behind that point into the caller's memory.
         let outcome = quietly(|| {
             self.connect(links, &schedule.peers(), patience.deadline())?;
             engine.begin(&schedule, job, links)?;
             // SAFETY: the caller vouches for the memory; schedules stay within it.
-            unsafe { drive(engine, links, &self.member.health, &mut patience) }
+            unsafe { drive(engine, links, &self.member.health, &mut patience, self.spin) }
         });
         outcome.unwrap_or_else(Err).map_err(|e| self.broken(e, engine, links))
     }

@@ -26,7 +26,7 @@ impl Ring {
     ) -> Result<()> {
         let silent = || {};
         let limit = if send.is_none() { limits.recv } else { limits.operation };
-        let mut patience = Patience::new(limit, self.spin, &silent);
+        let mut patience = Patience::new(limit, &silent);
         let mut links = Links::new(self.world.lanes());
         let mut schedule = Schedule::default();
         let all = |buffer, len| Span { buffer, start: 0, len };
@@ -71,7 +71,7 @@ impl Ring {
         let outcome = quietly(|| {
             engine.begin(&schedule, job, &links)?;
             // SAFETY: the caller vouches for the memory of both messages.
-            unsafe { drive(&mut engine, &mut links, &self.member.health, &mut patience) }
+            unsafe { drive(&mut engine, &mut links, &self.member.health, &mut patience, self.spin) }
         });
         outcome.unwrap_or_else(Err).map_err(|e| self.broken(e, &engine, &mut links))?;
         self.engines.lock().push(engine);

@@ -48,7 +48,7 @@ impl Waiting<'_> {
         if self.look(&ready) {
             return Ok(());
         }
-        let mut patience = Patience::new(self.limit, self.spin, self.notify);
+        let mut patience = Patience::new(self.limit, self.notify);
         loop {
             self.health.check()?;
             // What it posted before it left is still there.
