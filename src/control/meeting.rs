@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::Address;
 use super::channel::Channel;
 use super::dial::Caller;
-use super::gathering::{ELSEWHERE, Gathering, Guest, too_late};
+use super::gathering::{ELSEWHERE, Gathering, Guest, lost, too_late};
 use super::handshake::{self, Hello, Purpose};
 use super::host::{self, Place};
 use super::interfaces::own_addresses;
@@ -24,8 +24,6 @@ use crate::wait::{Deadline, interest, wait};
 
 /// Between two calls to a rank 0 that does not listen yet.
 const RETRY: Duration = Duration::from_millis(30);
-/// How often those who came are told who is missing.
-const NEWS: Duration = Duration::from_millis(500);
 /// Bytes per rank that go through a caller's all-gather: rank 0's addresses as JSON.
 const RECORD: usize = 1024;
 
@@ -164,28 +162,7 @@ impl Starting<'_> {
             guests: (0..self.plan.size).map(|_| None).collect(),
             remarks: Vec::new(),
         };
-        let mut news = Instant::now();
-        while !gathering.missing().is_empty() {
-            for joiner in door.take_joiners() {
-                gathering.receive(joiner);
-            }
-            gathering.listen_to_guests();
-            let missing = gathering.missing();
-            if missing.is_empty() {
-                break;
-            }
-            if self.deadline.passed() {
-                let error = gathering.too_late(self.plan.connect_timeout);
-                return Err(gathering.give_up(error));
-            }
-            if news.elapsed() >= NEWS {
-                gathering.tell(&Message::Waiting { missing });
-                news = Instant::now();
-            }
-            let mut fds = vec![interest(door.arrivals(), true, false)];
-            fds.extend(gathering.channels().map(|c| interest(c.as_fd(), true, c.has_output())));
-            wait(&mut fds, self.deadline.or(Deadline::after(Some(NEWS))))?;
-        }
+        self.await_all(&door, &mut gathering).map_err(|e| gathering.give_up(e))?;
         let places = gathering.places(&self.place);
         if self.plan.transport == Transport::Shm {
             host::require_one(&places).map_err(|e| gathering.give_up(e))?;
@@ -200,7 +177,9 @@ impl Starting<'_> {
         let mut lines = Vec::new();
         let mut patience = self.patience();
         for (rank, guest) in gathering.guests.into_iter().enumerate() {
-            let Some(Guest { channel, joined: Some((there, theirs, _)) }) = guest else { continue };
+            let Some(Guest { channel, joined: Some((there, theirs, _)), .. }) = guest else {
+                continue;
+            };
             patience = [patience, theirs].into_iter().filter(|p| *p > 0).min().unwrap_or(0);
             let seen = channel.peer_addr()?.ip();
             addresses.push(there.iter().map(|a| fill_host(a, &host_of(seen))).collect());
@@ -212,9 +191,35 @@ impl Starting<'_> {
         }
         for (_, channel) in &mut lines {
             let (addresses, places) = (told.clone(), places.clone());
-            channel.tell(&Message::World { id, addresses, patience, places })?;
+            // One that is gone is noticed, and named to all, once its line is looked after.
+            let _ = channel.tell(&Message::World { id, addresses, patience, places });
         }
         Ok((self.founding(id, addresses, patience, places, listeners), lines))
+    }
+
+    /// Rank 0: waits until every rank has come, and is still there.
+    fn await_all(&self, door: &Listening, gathering: &mut Gathering) -> Result<()> {
+        let mut news = Instant::now();
+        loop {
+            for joiner in door.take_joiners() {
+                gathering.receive(joiner)?;
+            }
+            gathering.listen_to_guests(self.plan.peer_timeout)?;
+            if gathering.missing().is_empty() {
+                return Ok(());
+            }
+            if self.deadline.passed() {
+                return Err(gathering.too_late(self.plan.connect_timeout));
+            }
+            let interval = gathering.news_interval();
+            if news.elapsed() >= interval {
+                gathering.tell_all_news();
+                news = Instant::now();
+            }
+            let mut fds = vec![interest(door.arrivals(), true, false)];
+            fds.extend(gathering.channels().map(|c| interest(c.as_fd(), true, c.has_output())));
+            wait(&mut fds, self.deadline.or(Deadline::after(Some(interval))))?;
+        }
     }
 
     /// Rank 0's own addresses as the others are told them: without a hostfile they know where they
@@ -255,32 +260,28 @@ impl Starting<'_> {
         let mut told = channel.tell(&join);
         let mut missing = None;
         let (id, addresses, patience, places) = loop {
-            match told.and_then(|()| channel.await_with(self.deadline, None, Channel::hear)) {
-                Ok(Message::Waiting { missing: news }) => missing = Some(news),
+            // Rank 0 tells the news again and again, once this start has begun there.
+            let silence = missing.as_ref().and(self.plan.peer_timeout);
+            let limit = self.deadline.or(Deadline::after(silence));
+            match told.and_then(|()| channel.await_with(limit, None, Channel::hear)) {
+                Ok(Message::Waiting { missing: news }) => {
+                    missing = Some(news);
+                    told = channel.tell(&Message::Ping);
+                }
                 Ok(Message::Refused(cause)) => return Err(cause),
                 Ok(Message::World { id, addresses, patience, places }) => {
                     break (id, addresses, patience, places);
                 }
                 Ok(other) => fail!(Internal, "rank 0 said {other:?} during the start"),
-                Err(e) if e.status == Status::Timeout => {
-                    return Err(match missing {
-                        Some(missing) => too_late(&missing, self.plan.connect_timeout, &[]),
-                        None => self.not_begun(&channel.peer),
-                    });
-                }
-                Err(_) if missing.is_none() && self.deadline.passed() => {
-                    return Err(self.not_begun(&channel.peer));
-                }
-                Err(e) if missing.is_some() => return Err(e.at("rank 0 left during the start")),
+                Err(e) if missing.is_some() => return Err(self.without_rank_0(e, missing)),
+                Err(_) if self.deadline.passed() => return Err(self.not_begun(&channel.peer)),
                 // Rank 0 has not begun this start: what was reached was left over from another.
                 Err(_) => {
                     std::thread::sleep(RETRY);
                     channel = self.reach(rank_0)?;
                     told = channel.tell(&join);
-                    continue;
                 }
             }
-            told = Ok(());
         };
         let named = addresses.len().min(places.len());
         if named != self.plan.size || addresses.iter().any(Vec::is_empty) {
@@ -292,6 +293,18 @@ impl Starting<'_> {
             .map(|rank| rank.iter().map(|a| fill_host(a, &host)).collect())
             .collect();
         Ok((self.founding(id, addresses, patience, places, listeners), vec![(0, channel)]))
+    }
+
+    /// The start ends before rank 0 said where the others are: too late, or it is gone.
+    fn without_rank_0(&self, error: Error, missing: Option<Vec<usize>>) -> Error {
+        if self.deadline.passed() {
+            return too_late(&missing.unwrap_or_default(), self.plan.connect_timeout, &[]);
+        }
+        if error.status == Status::Timeout {
+            let limit = self.plan.peer_timeout.unwrap_or_default().as_millis();
+            return lost(0, &format!("it was silent for {limit} ms"));
+        }
+        lost(0, &error.message)
     }
 
     /// Rank 0's socket answers, but nobody takes part in a start there.

@@ -4,12 +4,18 @@
 
 use std::ffi::CStr;
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use mlxd::capi::*;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::net::{Shutdown, shutdown};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitOptions, kill_process, pidfd_getfd, pidfd_open,
+    waitpid,
+};
 use serde_json::{Value, json};
 
 /// No wait in these tests lasts longer, on however busy a machine.
@@ -34,6 +40,9 @@ pub fn report(value: &Value) {
     let _ = writeln!(stdout, "{value}").and_then(|()| stdout.flush());
 }
 
+/// What a rank reports that is where the test wants it.
+pub const READY: &str = "ready";
+
 /// In a rank: tells the test how this thread's last call ended, and when.
 pub fn report_end(status: mlxd_status) {
     // SAFETY: the library's string is valid until the next call on this thread.
@@ -45,6 +54,18 @@ pub fn report_end(status: mlxd_status) {
 pub fn now() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+/// A free port of the loopback interface, below those that the system itself hands out; each call and
+/// each process looks in another place.
+pub fn free_port() -> u16 {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut ports = std::iter::repeat_with(|| {
+        let call = CALLS.fetch_add(1, Ordering::Relaxed);
+        20000 + (std::process::id().wrapping_mul(61).wrapping_add(call * 7) % 12000) as u16
+    });
+    ports.find(free).unwrap()
 }
 
 /// How a call of a rank ended.
@@ -111,6 +132,14 @@ impl Rank {
         self.reports.recv_timeout(LIMIT).ok()
     }
 
+    /// Waits until it says so.
+    pub fn ready(&self) -> Result<(), String> {
+        match self.report() {
+            Some(report) if report == READY => Ok(()),
+            other => Err(format!("it did not get ready: {other:?}")),
+        }
+    }
+
     /// How its call ended.
     pub fn end(&self) -> Option<End> {
         let report = self.report()?;
@@ -125,6 +154,36 @@ impl Rank {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id() as i32).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// Its descriptors that are sockets.
+    pub fn sockets(&self) -> Vec<i32> {
+        let folder = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let socket = |entry: std::io::Result<std::fs::DirEntry>| {
+            let entry = entry.ok()?;
+            // Closed meanwhile, perhaps.
+            let target = std::fs::read_link(entry.path()).ok()?;
+            let is_socket = target.to_str()?.starts_with("socket:");
+            is_socket.then(|| entry.file_name().to_str()?.parse().ok())?
+        };
+        folder.filter_map(socket).collect()
+    }
+
+    /// Shuts all its connections down for writing. It stands still meanwhile, since it would tell those
+    /// whose turn has not come of what it hears from the first.
+    pub fn half_close(&self) {
+        self.signal(Signal::STOP);
+        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
+        waitpid(Some(pid), WaitOptions::UNTRACED).unwrap();
+        let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let mut shut = 0;
+        for number in self.sockets() {
+            let fd = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).unwrap();
+            // What is no connection is refused.
+            shut += usize::from(shutdown(&fd, Shutdown::Write).is_ok());
+        }
+        assert!(shut > 0, "no connections");
+        self.signal(Signal::CONT);
     }
 
     /// Waits for its end: its status, or `None` if it did not end in time.

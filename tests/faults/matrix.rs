@@ -2,7 +2,6 @@
 //! come of it.
 
 use std::fmt;
-use std::net::TcpListener;
 use std::time::Duration;
 
 use libtest_mimic::Failed;
@@ -10,7 +9,7 @@ use mlxd::capi::*;
 use rustix::process::Signal;
 
 use crate::namespaces::Network;
-use crate::processes::{End, Rank, now};
+use crate::processes::{End, LIMIT, Rank, free_port, now};
 use crate::table;
 
 /// How long a silent rank is waited for in these tests.
@@ -173,7 +172,7 @@ impl Cell {
             Fault::Cut => Some(Network::new(self.transport, victim)?),
             _ => None,
         };
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let coordinator = network.as_ref().map_or("127.0.0.1", |n| n.address(0)).to_owned();
         // The last rank never comes to the start.
         let present = if self.phase == Phase::Start { RANKS - 1 } else { RANKS };
@@ -198,13 +197,17 @@ impl Cell {
             })
             .collect();
         for (rank, process) in ranks.iter().enumerate() {
-            process.report().ok_or_else(|| format!("rank {rank} did not get ready"))?;
+            process.ready().map_err(|e| format!("rank {rank}: {e}"))?;
+        }
+        if self.phase == Phase::Start {
+            self.await_guests(&ranks[0])?;
         }
         std::thread::sleep(SETTLE);
         let happened = now();
         match (self.fault, &network) {
             (Fault::Kill, _) => ranks[victim].signal(Signal::KILL),
             (Fault::Stop, _) => ranks[victim].signal(Signal::STOP),
+            (Fault::HalfClose, _) => ranks[victim].half_close(),
             (Fault::Cut, Some(network)) => network.cut()?,
             _ => ranks[victim].tell(self.fault.name()),
         }
@@ -221,6 +224,20 @@ impl Cell {
             }
         }
         Ok(slowest)
+    }
+
+    /// Waits until all ranks but the last have come to rank 0.
+    fn await_guests(self, rank_0: &Rank) -> Result<(), String> {
+        // Where it listens, and its mailbox.
+        let own = if self.transport == Transport::Tcp { 1 } else { 2 };
+        let deadline = now() + LIMIT.as_secs_f64();
+        while rank_0.sockets().len() < own + RANKS - 2 {
+            if now() > deadline {
+                return Err("the ranks do not come to rank 0".to_owned());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     fn check(self, end: &End, victim: usize, happened: f64) -> Result<(), String> {

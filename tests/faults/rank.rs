@@ -1,13 +1,12 @@
 //! A rank of these tests: gets into a phase, says so, and tells how it ended.
 
 use std::io::BufRead;
-use std::os::fd::RawFd;
 use std::ptr::null_mut;
 
 use mlxd::capi::*;
 use serde_json::json;
 
-use crate::processes::{report, report_end};
+use crate::processes::{READY, report, report_end};
 
 /// The role is `phase victim`.
 pub fn main(role: &str) {
@@ -18,7 +17,7 @@ pub fn main(role: &str) {
     let victim: i32 = victim.parse().unwrap();
     if phase == "start" {
         listen(0);
-        report(&json!("ready"));
+        report(&json!(READY));
         // SAFETY: the name ends with a NUL.
         let world = unsafe { mlxd_init(1, c"ring".as_ptr()) };
         assert!(world.is_null(), "a world without its last rank");
@@ -40,7 +39,7 @@ pub fn main(role: &str) {
     };
     assert_eq!(sum(group, 10, null_mut()), MLXD_OK);
     listen(group as usize);
-    report(&json!("ready"));
+    report(&json!(READY));
     if rank == victim && phase != "large_sum" && phase != "stream" {
         // Until it ends, or is ended.
         std::thread::park();
@@ -103,7 +102,6 @@ fn listen(group: usize) {
                 "exit" => unsafe { libc::exit(0) },
                 // SAFETY: ends the process.
                 "quick_exit" => unsafe { libc::_exit(0) },
-                "half_close" => half_close(),
                 // SAFETY: the handle is valid.
                 "abort" => assert_eq!(unsafe { mlxd_group_abort(group as *mut _) }, MLXD_OK),
                 other => panic!("told to {other:?}"),
@@ -113,20 +111,4 @@ fn listen(group: usize) {
         // SAFETY: ends the process.
         unsafe { libc::_exit(0) }
     });
-}
-
-/// Shuts every connection of this process down for writing.
-fn half_close() {
-    let mut shut = 0;
-    for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
-        let fd: RawFd = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
-        let (mut name, mut length) = ([0u64; 16], 128);
-        // SAFETY: there is room for so long a name; a descriptor that is no socket is refused.
-        let connected = unsafe { libc::getpeername(fd, name.as_mut_ptr().cast(), &mut length) };
-        // SAFETY: a number; what is no connection is refused.
-        if connected == 0 && unsafe { libc::shutdown(fd, libc::SHUT_WR) } == 0 {
-            shut += 1;
-        }
-    }
-    assert!(shut > 0, "no connections");
 }

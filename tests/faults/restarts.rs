@@ -2,7 +2,6 @@
 //! is left of them, no descriptor, no thread, no mapping.
 
 use std::fs;
-use std::net::TcpListener;
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use libtest_mimic::{Failed, Trial};
 use mlxd::capi::*;
 use serde_json::{Value, json};
 
-use crate::processes::{LIMIT, Rank, report};
+use crate::processes::{LIMIT, Rank, free_port, report};
 
 /// Starts, each followed by a failure.
 const CYCLES: usize = 200;
@@ -43,7 +42,7 @@ fn failure_of(cycle: usize) -> Failure {
 }
 
 fn restarts(transport: &str) -> Result<(), Failed> {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let start = |rank: usize, from: usize| {
         let variables = [
             ("MLXD_COORDINATOR", format!("127.0.0.1:{port}")),
@@ -83,12 +82,14 @@ fn restarts(transport: &str) -> Result<(), Failed> {
 /// What this process has.
 fn have() -> Value {
     let entries = |path: &str| fs::read_dir(path).unwrap().count();
+    // First of all: what a thread holds goes before it does.
+    let threads = entries("/proc/self/task");
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     json!({
         "descriptors": entries("/proc/self/fd"),
-        "threads": entries("/proc/self/task"),
+        "threads": threads,
         "mappings": maps.lines().count(),
         "segments": maps.lines().filter(|line| line.contains("memfd:")).count(),
         "resident_kib": resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap(),
@@ -133,7 +134,8 @@ fn once(cycle: usize) {
         let (one, mut all) = (1f32, 0f32);
         let (from, into) = ((&raw const one).cast(), (&raw mut all).cast());
         assert_eq!(mlxd_all_sum(part, from, into, 1, MLXD_FLOAT32, stream), MLXD_OK);
-        assert_eq!(mlxd_stream_synchronize(stream), MLXD_OK, "{}", error());
+        // A faster rank may have gone on to what fails the group.
+        let last = mlxd_stream_synchronize(stream);
         mlxd_stream_free(stream);
         let chosen = cycle % RANKS == rank;
         let expected = match failure_of(cycle) {
@@ -156,6 +158,7 @@ fn once(cycle: usize) {
             }
         };
         let status = match failure_of(cycle) {
+            _ if last != MLXD_OK => last,
             Failure::Timeout if chosen => await_failure(world),
             Failure::Mismatch if chosen => sum(world, 6),
             _ => sum(world, 5),
