@@ -146,12 +146,25 @@ impl Gathering {
         for rank in 1..self.size {
             self.listen_to(rank)?;
             let Some(Guest { met: Some(met), .. }) = self.guests[rank] else { continue };
-            if let Some(limit) = patience.filter(|limit| met.elapsed() > *limit) {
+            if let Some(limit) = patience.filter(|limit| met.elapsed() >= *limit) {
                 let cause = format!("it was silent for {} ms", limit.as_millis());
-                return Err(lost(rank, &cause));
+                return Err(self.lose(rank, &cause));
             }
         }
         Ok(())
+    }
+
+    /// When the first of those who came will have been silent for so long.
+    pub fn silence_ends(&self, patience: Option<Duration>) -> Deadline {
+        let met = self.guests.iter().flatten().filter_map(|guest| guest.met).min();
+        let left = patience.zip(met).map(|(limit, met)| limit.saturating_sub(met.elapsed()));
+        Deadline::after(left)
+    }
+
+    /// The end of a start that needs a rank which is gone; nobody waits for it any more.
+    fn lose(&mut self, rank: usize, cause: &str) -> Error {
+        self.guests[rank] = None;
+        lost(rank, cause)
     }
 
     fn listen_to(&mut self, rank: usize) -> Result<()> {
@@ -176,7 +189,7 @@ impl Gathering {
             }
             Ok(Some(Message::Ping)) if guest.joined.is_some() => guest.met = Some(Instant::now()),
             Ok(Some(other)) => log::debug!("rank {rank} said {other:?} during the start"),
-            Err(e) if guest.met.is_some() => return Err(lost(rank, &e.message)),
+            Err(e) if guest.met.is_some() => return Err(self.lose(rank, &e.message)),
             Err(e) => {
                 self.remarks.push(format!("rank {rank} came and went: {e}"));
                 self.guests[rank] = None;

@@ -218,7 +218,8 @@ impl Starting<'_> {
             }
             let mut fds = vec![interest(door.arrivals(), true, false)];
             fds.extend(gathering.channels().map(|c| interest(c.as_fd(), true, c.has_output())));
-            wait(&mut fds, self.deadline.or(Deadline::after(Some(interval))))?;
+            let silence = gathering.silence_ends(self.plan.peer_timeout);
+            wait(&mut fds, self.deadline.or(Deadline::after(Some(interval))).or(silence))?;
         }
     }
 
