@@ -27,7 +27,7 @@ pub enum Status {
     Mismatch = 8,
     /// A peer does not know the shared secret.
     Auth = 9,
-    /// A call to the operating system failed.
+    /// A call to the operating system failed, or the network changed what it carried.
     System = 10,
     /// MPI, CUDA, NCCL or verbs reported an error.
     Backend = 11,

@@ -14,7 +14,7 @@
 //! | [`transport`] | links: posted sends and receives to one peer |
 //! | [`control`] | rendezvous, liveness, failures, late connections: one thread per process |
 //! | [`reduce`] | kernels: `out[i] = a[i] op b[i]` |
-//! | [`config`], [`call`], [`health`], [`wait`], [`thread`], [`dtype`], [`error`], [`log`] | words that all use |
+//! | [`config`], [`call`], [`frame`], [`health`], [`wait`], [`thread`], [`dtype`], [`error`], [`log`] | words that all use |
 
 pub mod backend;
 pub mod call;
@@ -24,6 +24,7 @@ pub mod config;
 pub mod control;
 pub mod dtype;
 pub mod error;
+pub mod frame;
 pub mod group;
 pub mod health;
 pub mod log;

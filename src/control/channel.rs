@@ -1,4 +1,5 @@
-//! One connection of the control plane: buffered both ways, never blocking.
+//! One connection of the control plane: buffered both ways, never blocking. Messages travel in frames,
+//! with checksums.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -7,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::message::Message;
 use crate::error::{Error, Result, Status, fail};
+use crate::frame::{Frame, HEADER_BYTES};
 use crate::wait::{Deadline, interest, wait};
 
 /// 16 MiB: no message comes near (the largest names every rank's addresses); a longer one is not
@@ -19,6 +21,9 @@ pub struct Channel {
     stream: TcpStream,
     inbox: Vec<u8>,
     outbox: VecDeque<u8>,
+    /// Messages told and heard so far: the numbers of their frames.
+    told: u64,
+    heard: u64,
     /// The far end, for messages.
     pub peer: String,
 }
@@ -44,7 +49,7 @@ impl Channel {
         stream.set_nonblocking(true).map_err(|e| failed("cannot unblock a socket", e))?;
         // Small frames that wait for an acknowledgement would cost 40 ms each.
         stream.set_nodelay(true).map_err(|e| failed("TCP_NODELAY", e))?;
-        Ok(Channel { stream, inbox: Vec::new(), outbox: VecDeque::new(), peer })
+        Ok(Channel { stream, inbox: Vec::new(), outbox: VecDeque::new(), told: 0, heard: 0, peer })
     }
 
     /// The stream, for another use; nothing must be left in either direction.
@@ -78,7 +83,10 @@ impl Channel {
 
     /// Queues a message and writes what can be written.
     pub fn tell(&mut self, message: &Message) -> Result<()> {
-        self.send(&message.encode()?)
+        let message = message.encode()?;
+        self.outbox.extend(Frame::of([&message[..]]).encode(self.told));
+        self.told += 1;
+        self.send(&message)
     }
 
     /// Writes what can be written now.
@@ -129,19 +137,27 @@ impl Channel {
 
     /// A message, once it is there.
     pub fn hear(&mut self) -> Result<Option<Message>> {
-        let mut filled = self.fill_to(4)?;
-        if let Some(header) = self.inbox.first_chunk::<4>() {
-            let length = u32::from_le_bytes(*header) as usize;
-            if length > LONGEST {
+        let mut filled = self.fill_to(HEADER_BYTES)?;
+        if let Some(header) = self.inbox.first_chunk() {
+            let Some(frame) = Frame::decode(header, self.heard) else {
+                return Err(self.changed());
+            };
+            let whole = HEADER_BYTES + frame.length();
+            if frame.length() > LONGEST {
                 fail!(Config, "{} sent no message of this library", self.peer);
             }
             if filled != Filled::End {
-                filled = self.fill_to(4 + length)?;
+                filled = self.fill_to(whole)?;
             }
-            if self.inbox.len() == 4 + length {
-                let message = Message::decode(&self.inbox[4..])
-                    .map_err(|e| e.at(format_args!("from {}", self.peer)))?;
+            if self.inbox.len() == whole {
+                let bytes = &self.inbox[HEADER_BYTES..];
+                if !frame.holds(bytes) {
+                    return Err(self.changed());
+                }
+                let message =
+                    Message::decode(bytes).map_err(|e| e.at(format_args!("from {}", self.peer)))?;
                 self.inbox.clear();
+                self.heard += 1;
                 return Ok(Some(message));
             }
         }
@@ -172,6 +188,15 @@ impl Channel {
                 fail!(Aborted, "stopped while waiting for {}", self.peer);
             }
         }
+    }
+
+    fn changed(&self) -> Error {
+        let message = format!(
+            "message {} from {} is not what was sent: it was changed, lost or doubled on the way",
+            self.heard + 1,
+            self.peer
+        );
+        Error::new(Status::System, message)
     }
 
     fn closed(&self) -> Error {

@@ -91,6 +91,9 @@ impl Caller<'_> {
         let take = |channel: &mut Channel| channel.take::<CHALLENGE_BYTES>();
         let frame = channel.await_with(self.deadline, self.stop, take)?;
         let challenge = Challenge::decode(&frame).map_err(|e| e.at(&channel.peer))?;
+        if challenge.garbled {
+            return Err(handshake::changed().at(&channel.peer));
+        }
         if self.secret.is_some() != challenge.secret {
             let (has, lacks) = if challenge.secret {
                 (&*channel.peer, "this rank")
@@ -103,7 +106,8 @@ impl Caller<'_> {
         if !handshake::equal(&expected, &challenge.proof) {
             fail!(Auth, "{} has another MLXD_SECRET; all ranks need the same", channel.peer);
         }
-        channel.send(&handshake::proof(self.secret, Side::Caller, &hello, &challenge.nonce)?)?;
+        let proof = handshake::proof(self.secret, Side::Caller, &hello, &challenge.nonce)?;
+        channel.send(&handshake::encode_answer(&proof))?;
         Ok(channel)
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use rustix::event::PollFd;
 
 use super::channel::Channel;
-use super::handshake::{self, Challenge, HELLO_BYTES, Hello, PROOF_BYTES, Purpose, Side};
+use super::handshake::{
+    self, ANSWER_BYTES, Challenge, HELLO_BYTES, Hello, PROOF_BYTES, Purpose, Side,
+};
 use super::lanes::LaneKey;
 use super::listener::{Joiner, Listener};
 use super::message::Message;
@@ -126,9 +128,10 @@ impl Greeting {
             let Some(frame) = channel.take::<HELLO_BYTES>()? else {
                 return Ok(None);
             };
-            // A stranger gets no answer; another version of ours learns which one this is.
-            let hello = Hello::decode(&frame).inspect_err(|_| {
-                if frame[0..4] == handshake::CALLER {
+            // A stranger gets no answer; another version of ours learns which one this is, and a rank
+            // whose hello was changed on its way learns that.
+            let hello = Hello::decode(&frame).inspect_err(|e| {
+                if frame[0..4] == handshake::CALLER || e.status == Status::System {
                     let _ = self.challenge(channel, None);
                 }
             })?;
@@ -139,9 +142,15 @@ impl Greeting {
             self.stage = Stage::Proof(hello, nonce);
         }
         if let Stage::Proof(hello, nonce) = self.stage {
-            let Some(proof) = channel.take::<PROOF_BYTES>()? else {
+            let Some(answer) = channel.take::<ANSWER_BYTES>()? else {
                 return Ok(None);
             };
+            let proof = handshake::decode_answer(&answer).inspect_err(|e| {
+                // A rank that comes to the start comes again.
+                if hello.purpose != Purpose::Join {
+                    let _ = channel.tell(&Message::Refused(e.clone()));
+                }
+            })?;
             let secret = self.listener.secret.as_deref();
             let expected = handshake::proof(secret, Side::Caller, &hello, &nonce)?;
             if !handshake::equal(&expected, &proof) {
@@ -173,7 +182,9 @@ impl Greeting {
             Some(hello) => handshake::proof(secret, Side::Listener, hello, &nonce)?,
             None => [0; PROOF_BYTES],
         };
-        channel.send(&Challenge { secret: secret.is_some(), nonce, proof }.encode())?;
+        let challenge =
+            Challenge { secret: secret.is_some(), garbled: hello.is_none(), nonce, proof };
+        channel.send(&challenge.encode())?;
         Ok(nonce)
     }
 }

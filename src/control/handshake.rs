@@ -8,7 +8,7 @@
 //!                                       <- Welcome, Refused, or (to Join) later World
 //! ```
 //!
-//! Every frame has a fixed size. A proof is HMAC-SHA256 with the secret over the side's name, the
+//! Every frame has a fixed size, and its CRC-32 at the end. A proof is HMAC-SHA256 with the secret over the side's name, the
 //! whole hello and the challenge's nonce, so neither side can use the other's; without a secret it
 //! is zeros and nothing is proved. The bytes that follow are neither encrypted nor authenticated.
 
@@ -17,20 +17,23 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use crate::error::{Error, Result, Status, fail};
+use crate::frame::{is_sealed, seal};
 
 /// Opens a hello.
 pub const CALLER: [u8; 4] = *b"mlxd";
 /// Opens a challenge: not the same, so that nobody takes an echo for an answer.
 const LISTENER: [u8; 4] = *b"MLXD";
 /// Changes whenever ranks with and without a change could not work together.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 
 /// Bytes of a [`Hello`].
 pub const HELLO_BYTES: usize = 64;
 /// Bytes of a [`Challenge`].
-pub const CHALLENGE_BYTES: usize = 56;
+pub const CHALLENGE_BYTES: usize = 60;
 /// Bytes of a proof.
 pub const PROOF_BYTES: usize = 32;
+/// Bytes of a proof that travels by itself.
+pub const ANSWER_BYTES: usize = PROOF_BYTES + 4;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,7 +72,7 @@ pub struct Hello {
 
 impl Hello {
     /// As it travels, in the order: magic, protocol, purpose, spare, lane, spare, from, world,
-    /// group, to, size, nonce, spare (little endian).
+    /// group, to, size, nonce, spare, CRC-32 (little endian).
     pub fn encode(&self) -> [u8; HELLO_BYTES] {
         let mut bytes = [0; HELLO_BYTES];
         bytes[0..4].copy_from_slice(&CALLER);
@@ -82,6 +85,7 @@ impl Hello {
         bytes[32..36].copy_from_slice(&self.to.to_le_bytes());
         bytes[36..40].copy_from_slice(&self.size.to_le_bytes());
         bytes[40..56].copy_from_slice(&self.nonce);
+        seal(&mut bytes);
         bytes
     }
 
@@ -118,6 +122,8 @@ impl Hello {
 pub struct Challenge {
     /// Whether the listener has a secret.
     pub secret: bool,
+    /// Whether the hello was none that the listener understands.
+    pub garbled: bool,
     /// Never the same twice.
     pub nonce: [u8; 16],
     /// That the listener knows the secret.
@@ -125,14 +131,16 @@ pub struct Challenge {
 }
 
 impl Challenge {
-    /// As it travels: magic, protocol, secret, spare, nonce, proof.
+    /// As it travels: magic, protocol, secret, garbled, nonce, proof, CRC-32.
     pub fn encode(&self) -> [u8; CHALLENGE_BYTES] {
         let mut bytes = [0; CHALLENGE_BYTES];
         bytes[0..4].copy_from_slice(&LISTENER);
         bytes[4..6].copy_from_slice(&PROTOCOL.to_le_bytes());
         bytes[6] = self.secret.into();
+        bytes[7] = self.garbled.into();
         bytes[8..24].copy_from_slice(&self.nonce);
         bytes[24..56].copy_from_slice(&self.proof);
+        seal(&mut bytes);
         bytes
     }
 
@@ -142,23 +150,57 @@ impl Challenge {
         let (mut nonce, mut proof) = ([0; 16], [0; PROOF_BYTES]);
         nonce.copy_from_slice(&bytes[8..24]);
         proof.copy_from_slice(&bytes[24..56]);
-        Ok(Challenge { secret: bytes[6] != 0, nonce, proof })
+        Ok(Challenge { secret: bytes[6] != 0, garbled: bytes[7] != 0, nonce, proof })
     }
 }
 
 fn check_opening(bytes: &[u8], magic: &[u8; 4]) -> Result<()> {
     if bytes[0..4] != *magic {
+        // A stranger has no checksum of ours: then it was a rank's, and only the opening was changed.
+        let mut ours = bytes.to_vec();
+        ours[0..4].copy_from_slice(magic);
+        if is_sealed(&ours) {
+            return check_seal(bytes);
+        }
         fail!(Config, "what answers there is no rank of this library");
     }
     let theirs = u16::from_le_bytes([bytes[4], bytes[5]]);
-    if theirs != PROTOCOL {
+    // Versions from 5 on have a checksum: a number that only looks like another version has none.
+    if theirs != PROTOCOL && is_sealed(bytes) {
         fail!(
             Config,
             "the peer speaks protocol {theirs}, this rank {PROTOCOL}; \
              all ranks need the same version of libmlxd"
         );
     }
+    check_seal(bytes)
+}
+
+/// What a handshake is given up with whose checksum is wrong.
+pub fn changed() -> Error {
+    let message = "the handshake was changed on its way: its checksum is wrong";
+    Error::new(Status::System, message)
+}
+
+fn check_seal(bytes: &[u8]) -> Result<()> {
+    if !is_sealed(bytes) {
+        return Err(changed());
+    }
     Ok(())
+}
+
+/// The caller's proof as it travels.
+pub fn encode_answer(proof: &[u8; PROOF_BYTES]) -> [u8; ANSWER_BYTES] {
+    let mut bytes = [0; ANSWER_BYTES];
+    bytes[..PROOF_BYTES].copy_from_slice(proof);
+    seal(&mut bytes);
+    bytes
+}
+
+/// The inverse.
+pub fn decode_answer(bytes: &[u8; ANSWER_BYTES]) -> Result<[u8; PROOF_BYTES]> {
+    check_seal(bytes)?;
+    Ok(std::array::from_fn(|at| bytes[at]))
 }
 
 /// Bytes that nobody can foresee.
@@ -229,17 +271,39 @@ mod tests {
     #[test]
     fn frames_round_trip() {
         assert_eq!(Hello::decode(&hello().encode()).unwrap(), hello());
-        let challenge = Challenge { secret: true, nonce: [1; 16], proof: [2; 32] };
+        let challenge = Challenge { secret: true, garbled: false, nonce: [1; 16], proof: [2; 32] };
         assert_eq!(Challenge::decode(&challenge.encode()).unwrap(), challenge);
+        assert_eq!(decode_answer(&encode_answer(&[3; 32])).unwrap(), [3; 32]);
+    }
+
+    #[test]
+    fn what_was_changed_on_its_way_is_neither_a_stranger_nor_another_secret() {
+        let mut answer = encode_answer(&[3; 32]);
+        let mut challenge =
+            Challenge { secret: true, garbled: false, nonce: [1; 16], proof: [2; 32] }.encode();
+        let mut hello = hello().encode();
+        for (bytes, at) in [(&mut answer[..], 0), (&mut challenge, 1), (&mut hello, 30)] {
+            bytes[at] ^= 1;
+        }
+        for error in [
+            decode_answer(&answer).unwrap_err(),
+            Challenge::decode(&challenge).unwrap_err(),
+            Hello::decode(&hello).unwrap_err(),
+        ] {
+            assert_eq!(error.status, Status::System, "{error}");
+        }
     }
 
     #[test]
     fn strangers_and_other_versions_are_told_apart() {
         let mut bytes = hello().encode();
         bytes[4] = 99;
+        assert_eq!(Hello::decode(&bytes).unwrap_err().status, Status::System);
+        seal(&mut bytes);
         assert!(Hello::decode(&bytes).unwrap_err().message.contains("protocol 99"));
         bytes[0] = b'G';
-        assert!(Hello::decode(&bytes).unwrap_err().message.contains("no rank"));
+        assert_eq!(Hello::decode(&bytes).unwrap_err().status, Status::System);
+        assert!(Hello::decode(&[b'G'; HELLO_BYTES]).unwrap_err().message.contains("no rank"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What ranks tell each other over the control plane: a 32-bit length (little endian), then JSON.
+//! What ranks tell each other over the control plane, as JSON.
 
 use serde::{Deserialize, Serialize};
 
@@ -87,17 +87,13 @@ pub enum Message {
 }
 
 impl Message {
-    /// With its length in front.
+    /// As it travels.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; 4];
-        serde_json::to_writer(&mut bytes, self)
-            .map_err(|e| Error::new(Status::Internal, format!("cannot write {self:?}: {e}")))?;
-        let length = (bytes.len() - 4) as u32;
-        bytes[..4].copy_from_slice(&length.to_le_bytes());
-        Ok(bytes)
+        serde_json::to_vec(self)
+            .map_err(|e| Error::new(Status::Internal, format!("cannot write {self:?}: {e}")))
     }
 
-    /// Without its length.
+    /// The inverse.
     pub fn decode(bytes: &[u8]) -> Result<Message> {
         serde_json::from_slice(bytes)
             .map_err(|e| Error::new(Status::Config, format!("not a message of this library: {e}")))
