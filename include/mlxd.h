@@ -132,7 +132,7 @@ typedef int32_t (*mlxd_all_gather_fn)(void *user_data, const void *src, void *ds
 #define MLXD_ERROR_AUTH 9
 
 /**
- * A call to the operating system failed.
+ * A call to the operating system failed, or the network changed what it carried: a checksum was wrong.
  */
 #define MLXD_ERROR_SYSTEM 10
 
@@ -438,8 +438,8 @@ void mlxd_group_free(mlxd_group *group);
  * - MLXD_ERROR_ABORTED: mlxd_group_abort() was called on some rank, or mlxd_finalize() on this
  *   one.
  * - MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
- * - MLXD_ERROR_SYSTEM: a call to the operating system failed, or there is no memory for scratch
- *   space.
+ * - MLXD_ERROR_SYSTEM: a call to the operating system failed, there is no memory for scratch space, or
+ *   a checksum was wrong (MLXD_CHECKSUM); the message says between which ranks, and where.
  */
 mlxd_status mlxd_all_sum(mlxd_group *group,
                          const void *input,

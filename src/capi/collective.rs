@@ -93,8 +93,8 @@ unsafe fn collective(
 /// - MLXD_ERROR_ABORTED: mlxd_group_abort() was called on some rank, or mlxd_finalize() on this
 ///   one.
 /// - MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
-/// - MLXD_ERROR_SYSTEM: a call to the operating system failed, or there is no memory for scratch
-///   space.
+/// - MLXD_ERROR_SYSTEM: a call to the operating system failed, there is no memory for scratch space, or
+///   a checksum was wrong (MLXD_CHECKSUM); the message says between which ranks, and where.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_all_sum(
     group: *mut mlxd_group,

@@ -34,7 +34,7 @@ pub const MLXD_ERROR_ABORTED: mlxd_status = 7;
 pub const MLXD_ERROR_MISMATCH: mlxd_status = 8;
 /// A peer does not know MLXD_SECRET.
 pub const MLXD_ERROR_AUTH: mlxd_status = 9;
-/// A call to the operating system failed.
+/// A call to the operating system failed, or the network changed what it carried: a checksum was wrong.
 pub const MLXD_ERROR_SYSTEM: mlxd_status = 10;
 /// MPI, CUDA, NCCL or verbs reported an error.
 pub const MLXD_ERROR_BACKEND: mlxd_status = 11;

@@ -32,6 +32,7 @@ const NAMES: &[&str] = &[
     "MASTER_PORT",
     "MLXD_BIND",
     "MLXD_CHECK",
+    "MLXD_CHECKSUM",
     "MLXD_CONNECT_TIMEOUT_MS",
     "MLXD_COORDINATOR",
     "MLXD_FLIGHT_RECORDER",
@@ -152,6 +153,18 @@ impl Settings {
             None => default,
         };
         Ok((value > 0).then(|| Duration::from_millis(value)))
+    }
+
+    /// Whether a setting that is off by default is on.
+    fn switch(&self, name: &'static str) -> Result<bool> {
+        match self.find(&[name]) {
+            None => Ok(false),
+            Some(found) => match found.value.trim() {
+                "0" => Ok(false),
+                "1" => Ok(true),
+                _ => fail!(Config, "{found} is not 1 or 0, for on or off"),
+            },
+        }
     }
 
     /// How long the whole start may take.

@@ -66,6 +66,8 @@ pub struct RingStart {
     pub transport: Transport,
     /// What its host is called, if the caller knows better than the system.
     pub host_id: Option<String>,
+    /// Whether what goes over TCP carries checksums; the same on all ranks.
+    pub checksums: bool,
     /// What peers must know.
     pub secret: Option<String>,
     /// How long the whole start may take.
@@ -92,6 +94,7 @@ impl Settings {
             meeting,
             bind: self.text("MLXD_BIND"),
             transport,
+            checksums: self.switch("MLXD_CHECKSUM")?,
             host_id: self.text("MLXD_HOST_ID"),
             secret: self.secret(),
             connect_timeout: self.connect_timeout()?,
@@ -258,6 +261,19 @@ mod tests {
             error.message.contains("MLXD_TRANSPORT=\"SHM\" is not auto, tcp or shm"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn checksums_are_on_or_off() {
+        let world = [("MLXD_COORDINATOR", "h:1"), ("MLXD_WORLD_SIZE", "2"), ("MLXD_RANK", "1")];
+        let start =
+            |value| settings(&[&world[..], &[("MLXD_CHECKSUM", value)]].concat()).ring_start();
+        for (value, on) in [("", false), ("0", false), ("1", true)] {
+            assert_eq!(start(value).unwrap().unwrap().checksums, on, "{value:?}");
+        }
+        let error = start("yes").unwrap_err();
+        assert_eq!(error.status, Status::Config);
+        assert!(error.message.contains("MLXD_CHECKSUM=\"yes\" is not 1 or 0"), "{error}");
     }
 
     #[test]

@@ -119,8 +119,13 @@ impl Starting<'_> {
 
     /// What must be the same on all ranks, beside size and secret, which the handshake compares.
     fn settings(&self, lanes: usize) -> Vec<String> {
-        let transport = self.plan.transport;
-        vec![format!("connections per rank={lanes}"), format!("transport={transport}")]
+        let RingStart { transport, checksums, .. } = self.plan;
+        let checksums = if *checksums { "on" } else { "off" };
+        vec![
+            format!("checksums={checksums}"),
+            format!("connections per rank={lanes}"),
+            format!("transport={transport}"),
+        ]
     }
 
     fn founding(

@@ -4,6 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::checked::CheckedLink;
 use super::late::LateLink;
 use super::local::LocalLink;
 use super::segment::Segment;
@@ -30,9 +31,21 @@ pub fn streams() -> (TcpStream, TcpStream) {
     (a, b)
 }
 
-fn tcp() -> Pair {
+/// Both ends over TCP.
+pub fn tcp_ends() -> (TcpLink, TcpLink) {
     let (a, b) = streams();
-    let link = |stream, peer: &str| Box::new(TcpLink::new(stream, peer.to_owned()).unwrap());
+    let link = |stream, peer: &str| TcpLink::new(stream, peer.to_owned()).unwrap();
+    (link(a, "rank 1"), link(b, "rank 0"))
+}
+
+fn tcp() -> Pair {
+    let (a, b) = tcp_ends();
+    (Box::new(a), Box::new(b))
+}
+
+/// Both ends with checksums over a link of the same kind.
+fn checked<L: Link + 'static>((a, b): (L, L)) -> Pair {
+    let link = |below, peer: &str| Box::new(CheckedLink::new(below, peer.to_owned()));
     (link(a, "rank 1"), link(b, "rank 0"))
 }
 
@@ -231,6 +244,12 @@ macro_rules! every_link {
         }
         mod over_tcp_that_comes_late {
             $(#[test] fn $check() { super::$check(super::late()) })*
+        }
+        mod over_tcp_with_checksums {
+            $(#[test] fn $check() { super::$check(super::checked(super::tcp_ends())) })*
+        }
+        mod over_little_memory_with_checksums {
+            $(#[test] fn $check() { super::$check(super::checked(super::LocalLink::pair(100))) })*
         }
         mod over_shared_memory {
             $(#[test] fn $check() { super::$check(super::shm(1 << 20)) })*

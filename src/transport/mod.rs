@@ -11,6 +11,7 @@
 pub mod bell;
 pub mod board;
 pub mod byte_ring;
+pub mod checked;
 #[cfg(test)]
 mod conformance;
 pub mod copy;

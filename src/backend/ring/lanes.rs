@@ -9,6 +9,7 @@ use crate::collective::links::{Links, Way};
 use crate::control::{LaneKey, Purpose};
 use crate::error::Result;
 use crate::transport::Link;
+use crate::transport::checked::CheckedLink;
 use crate::transport::late::LateLink;
 use crate::transport::segment::Segment;
 use crate::transport::shm::ShmLink;
@@ -48,7 +49,8 @@ impl Ring {
                     .world
                     .call_peer(key, to, &self.member.health, deadline)
                     .map_err(|e| e.at(format_args!("no connection to rank {peer}")))?;
-                link(stream, self.name_of(peer), self.rings(peer, purpose, lane, Way::Out))
+                let rings = self.rings(peer, purpose, lane, Way::Out);
+                link(stream, self.name_of(peer), rings, self.checksums)
             })
             .collect()
     }
@@ -60,12 +62,14 @@ impl Ring {
                 let key = self.key(peer, purpose, lane);
                 let wake = self.world.expect_lane(key)?;
                 let (world, name) = (Arc::clone(&self.world), self.name_of(peer));
-                let mut rings = self.rings(peer, purpose, lane, Way::In);
+                let (mut rings, checksums) =
+                    (self.rings(peer, purpose, lane, Way::In), self.checksums);
                 let arrive = move || {
                     let stream = world.take_lane(key);
                     let stream =
                         stream.map_err(|e| e.at(format_args!("no connection from {name}")));
-                    stream?.map(|stream| link(stream, name.clone(), rings.take())).transpose()
+                    let link = |stream| link(stream, name.clone(), rings.take(), checksums);
+                    stream?.map(link).transpose()
                 };
                 Ok(Box::new(LateLink::new(Box::new(arrive), wake)) as Box<dyn Link>)
             })
@@ -95,12 +99,18 @@ struct Rings {
     input: Option<Range<usize>>,
 }
 
-/// A lane over a connection, and over shared memory where there is some.
-fn link(stream: TcpStream, peer: String, rings: Option<Rings>) -> Result<Box<dyn Link>> {
+/// A lane over shared memory where there is some, else over the connection, with checksums or without.
+fn link(
+    stream: TcpStream,
+    peer: String,
+    rings: Option<Rings>,
+    checksums: bool,
+) -> Result<Box<dyn Link>> {
     Ok(match rings {
         Some(Rings { segment, out, input }) => {
             Box::new(ShmLink::new(stream, peer, segment, out, input)?)
         }
+        None if checksums => Box::new(CheckedLink::new(TcpLink::new(stream, peer.clone())?, peer)),
         None => Box::new(TcpLink::new(stream, peer)?),
     })
 }

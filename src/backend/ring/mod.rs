@@ -48,6 +48,8 @@ pub struct Ring {
     node: Option<Node>,
     /// Whether every rank of this machine has a core of its own.
     spin: bool,
+    /// Whether what goes over TCP carries checksums.
+    checksums: bool,
     /// One collective at a time.
     ground: Mutex<Ground>,
     /// Lanes for messages, while none is under way: by peer and way.
@@ -61,7 +63,7 @@ impl Ring {
     pub fn start(plan: &RingStart, reactor: &Arc<Reactor>) -> Result<Ring> {
         let member = member(0, (0..plan.size).collect())?;
         let (world, segment) = control::start(plan, reactor, member.clone(), node::bytes)?;
-        let ring = Ring::new(Arc::new(world), member, segment);
+        let ring = Ring::new(Arc::new(world), member, segment, plan.checksums);
         // Neighbours at once, so that a start tells of a lane that does not work; the other ranks,
         // like all ranks of parts of the world, when they are first needed.
         let (rank, size) = (plan.rank, plan.size);
@@ -80,7 +82,7 @@ impl Ring {
         Ok(ring)
     }
 
-    fn new(world: Arc<Seat>, member: Member, segment: Option<Segment>) -> Ring {
+    fn new(world: Arc<Seat>, member: Member, segment: Option<Segment>, checksums: bool) -> Ring {
         let rank = member.ranks.iter().position(|rank| *rank == world.rank).unwrap_or(0);
         let size = member.ranks.len();
         let node = segment.map(|segment| Node::new(segment, world.node(&member), world.lanes()));
@@ -95,6 +97,7 @@ impl Ring {
             rank,
             node,
             spin,
+            checksums,
             ground: Mutex::new(ground),
             lanes: Mutex::default(),
             engines: Mutex::default(),
@@ -225,7 +228,7 @@ impl Backend for Ring {
             Ok(segment) => (segment, Ok(())),
             Err(e) => (None, Err(e)),
         };
-        let part = Ring::new(self.world.clone(), member, segment);
+        let part = Ring::new(self.world.clone(), member, segment, self.checksums);
         // Without it the group fails: its ranks must not go different ways.
         outcome.map_err(|e| part.failed(e, node.first().copied()))?;
         Ok(Some(Box::new(part)))
