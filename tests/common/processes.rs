@@ -129,7 +129,12 @@ impl Rank {
 
     /// The next that it tells; `None` if it ends, or says nothing for too long.
     pub fn report(&self) -> Option<Value> {
-        self.reports.recv_timeout(LIMIT).ok()
+        self.report_within(LIMIT)
+    }
+
+    /// The same, with another limit.
+    pub fn report_within(&self, limit: Duration) -> Option<Value> {
+        self.reports.recv_timeout(limit).ok()
     }
 
     /// Waits until it says so.
