@@ -277,7 +277,8 @@ impl<L: Link> Link for CheckedLink<L> {
         self.input.posts.landed()
     }
 
-    /// A frame of which a part has been sent by then is never whole, which the other end will find out.
+    /// A frame of which a part has been sent by then is never whole, which the other end will find out;
+    /// of others it never hears.
     fn cancel(&mut self) {
         let input = &mut self.input;
         if let Some(asked) = input.asked.take() {
@@ -288,9 +289,12 @@ impl<L: Link> Link for CheckedLink<L> {
         input.posts.clear();
         input.wanted = input.posts.landed();
         self.below.cancel();
-        self.out.posts.clear();
-        self.out.frames.clear();
-        self.out.end = self.below.sent();
+        let (out, sent) = (&mut self.out, self.below.sent());
+        let unsent = |(end, len): &&(u64, usize)| end - (HEADER_BYTES + len) as u64 >= sent;
+        out.number -= out.frames.iter().filter(unsent).count() as u64;
+        out.posts.clear();
+        out.frames.clear();
+        out.end = sent;
     }
 
     fn interest(&self) -> Option<Interest<'_>> {
