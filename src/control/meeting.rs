@@ -282,7 +282,9 @@ impl Starting<'_> {
                 Err(e) if missing.is_some() => return Err(self.without_rank_0(e, missing)),
                 Err(_) if self.deadline.passed() => return Err(self.not_begun(&channel.peer)),
                 // Rank 0 has not begun this start: what was reached was left over from another.
+                // Closed before this rank comes again, or there would be two of it.
                 Err(_) => {
+                    drop(channel);
                     std::thread::sleep(RETRY);
                     channel = self.reach(rank_0)?;
                     told = channel.tell(&join);

@@ -11,7 +11,7 @@ mod scratch;
 mod between;
 mod case;
 mod fault;
-mod payload;
+mod placed;
 mod program;
 
 use libtest_mimic::{Arguments, Trial};
@@ -32,7 +32,7 @@ fn main() {
     arguments.test_threads.get_or_insert(4);
     let long = std::env::var("MLXD_TEST_LONG").is_ok_and(|v| !v.is_empty());
     let seeds = if long { SEEDS * LONG } else { SEEDS };
-    let mut trials = payload::trials();
+    let mut trials = placed::trials();
     for kind in Kind::ALL {
         for transport in ["tcp", "shm"] {
             for seed in 0..seeds {

@@ -1,4 +1,5 @@
-//! A bit of the data itself: without checksums it arrives wrong, and nobody knows; with them everybody does.
+//! Faults at chosen places. A bit of the data itself: without checksums it arrives wrong, and nobody knows;
+//! with them everybody does. And what random faults have found.
 
 use libtest_mimic::{Failed, Trial};
 use mlxd::capi::*;
@@ -14,10 +15,11 @@ const AT: u64 = 300_001;
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        Trial::test("payload::without_checksums_a_changed_bit_arrives", || unseen(false)),
-        Trial::test("payload::without_checksums_a_changed_bit_arrives_back", || unseen(true)),
-        Trial::test("payload::with_checksums_it_fails_all_ranks", || seen(false)),
-        Trial::test("payload::with_checksums_it_fails_all_ranks_back", || seen(true)),
+        Trial::test("placed::without_checksums_a_changed_bit_arrives", || unseen(false)),
+        Trial::test("placed::without_checksums_a_changed_bit_arrives_back", || unseen(true)),
+        Trial::test("placed::with_checksums_it_fails_all_ranks", || seen(false)),
+        Trial::test("placed::with_checksums_it_fails_all_ranks_back", || seen(true)),
+        Trial::test("placed::a_rank_that_heard_changed_news_comes_again", comes_again),
     ]
 }
 
@@ -50,4 +52,15 @@ fn seen(back: bool) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// Rank 0's first words, behind its challenge: rank 1 hangs up and comes again, and the start goes on.
+fn comes_again() -> Result<(), Failed> {
+    let (kind, purpose) = (Kind::Corrupt, Purpose::Join);
+    let fault = Fault { kind, purpose, from: 1, to: 0, back: true, at: 77, len: 1, bit: 4 };
+    let (reports, happened) = World::pair(COUNT, false).run(fault, 0)?;
+    match happened && reports.iter().all(|report| is_ok(report).is_ok()) {
+        true => Ok(()),
+        false => Err(format!("happened {happened}: {reports:?}").into()),
+    }
 }
