@@ -113,6 +113,7 @@ static void wrong_variables(void) {
         {{"MLX_RANK=0", "HOSTS", "MLXD_CONNECT_TIMEOUT_MS=soon", NULL}, "MLXD_CONNECT_TIMEOUT_MS"},
         {{"MLX_RANK=0", "HOSTS", "MLXD_TIMEOUT_MS=-1", NULL}, "MLXD_TIMEOUT_MS"},
         {{"MLX_RANK=0", "HOSTS", "MLXD_TRANSPORT=pigeon", NULL}, "MLXD_TRANSPORT"},
+        {{"MLX_RANK=0", "HOSTS", "MLXD_CHECKSUM=2", NULL}, "MLXD_CHECKSUM"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct settings variables = {.count = 0};
