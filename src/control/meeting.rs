@@ -281,6 +281,9 @@ impl Starting<'_> {
                 Ok(other) => fail!(Internal, "rank 0 said {other:?} during the start"),
                 Err(e) if missing.is_some() => return Err(self.without_rank_0(e, missing)),
                 Err(_) if self.deadline.passed() => return Err(self.not_begun(&channel.peer)),
+                // What it said was changed on the way. It still has this rank's connection, and could not
+                // tell a second one from another process.
+                Err(e) if e.status == Status::System => return Err(e.at("in the start")),
                 // Rank 0 has not begun this start: what was reached was left over from another.
                 // Closed before this rank comes again, or there would be two of it.
                 Err(_) => {

@@ -92,6 +92,11 @@ impl World {
         World { ranks: 2, role: count.to_string(), transport: "tcp", checksums, limits: LONG }
     }
 
+    /// Two ranks over TCP that are to fail soon.
+    pub fn short_pair(count: usize) -> World {
+        World { limits: SHORT, ..World::pair(count, false) }
+    }
+
     /// What each rank reported, and whether the fault has happened.
     pub fn run(&self, fault: Fault, seed: u64) -> Result<(Vec<Value>, bool), String> {
         let proxy = Proxy::new(self.ranks, fault, seed);
@@ -147,7 +152,7 @@ pub fn is_ok(report: &Value) -> Result<(), String> {
 }
 
 /// All went well, or a status says what it was: a rank lost, a limit passed, bytes changed.
-fn is_ok_or_told(report: &Value) -> Result<(), String> {
+pub fn is_ok_or_told(report: &Value) -> Result<(), String> {
     const TOLD: [mlxd_status; 3] = [MLXD_ERROR_PEER_LOST, MLXD_ERROR_TIMEOUT, MLXD_ERROR_SYSTEM];
     if TOLD.iter().any(|status| report["status"] == *status) {
         return Ok(());
