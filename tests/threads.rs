@@ -31,6 +31,25 @@ fn one_address_serves_start_after_start() {
     });
 }
 
+/// The system calls from 127.0.0.1 wherever on loopback it calls.
+#[test]
+fn ranks_meet_at_any_address_of_loopback() {
+    let port = free_port();
+    for transport in ["tcp", "auto"] {
+        ranks(3, |rank| {
+            let group = start(options(&[
+                ("MLXD_COORDINATOR", format!("127.0.0.2:{port}")),
+                ("MLXD_WORLD_SIZE", 3.to_string()),
+                ("MLXD_RANK", rank.to_string()),
+                ("MLXD_TRANSPORT", transport.to_owned()),
+            ]));
+            check_sum(group, rank, 3);
+            // SAFETY: the handle is freed once.
+            unsafe { mlxd_group_free(group) };
+        });
+    }
+}
+
 /// What the ranks of one all-gather share.
 struct Exchange {
     bytes: Mutex<Vec<Vec<u8>>>,

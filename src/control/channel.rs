@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::message::Message;
@@ -24,7 +24,9 @@ pub struct Channel {
     /// Messages told and heard so far: the numbers of their frames.
     told: u64,
     heard: u64,
-    /// The far end, for messages.
+    /// The far end.
+    address: SocketAddr,
+    /// Likewise, for messages.
     pub peer: String,
 }
 
@@ -42,14 +44,20 @@ pub enum Filled {
 impl Channel {
     /// Takes over a connected stream.
     pub fn new(stream: TcpStream) -> Result<Channel> {
-        let peer = match stream.peer_addr() {
-            Ok(address) => super::Address::from(address).to_string(),
-            Err(e) => return Err(failed("getpeername", e)),
-        };
+        let address = stream.peer_addr().map_err(|e| failed("getpeername", e))?;
+        let peer = super::Address::from(address).to_string();
         stream.set_nonblocking(true).map_err(|e| failed("cannot unblock a socket", e))?;
         // Small frames that wait for an acknowledgement would cost 40 ms each.
         stream.set_nodelay(true).map_err(|e| failed("TCP_NODELAY", e))?;
-        Ok(Channel { stream, inbox: Vec::new(), outbox: VecDeque::new(), told: 0, heard: 0, peer })
+        Ok(Channel {
+            stream,
+            inbox: Vec::new(),
+            outbox: VecDeque::new(),
+            told: 0,
+            heard: 0,
+            address,
+            peer,
+        })
     }
 
     /// The stream, for another use; nothing must be left in either direction.
@@ -61,13 +69,13 @@ impl Channel {
     }
 
     /// The local end's address.
-    pub fn local_addr(&self) -> Result<std::net::SocketAddr> {
+    pub fn local_addr(&self) -> Result<SocketAddr> {
         self.stream.local_addr().map_err(|e| failed("getsockname", e))
     }
 
-    /// The far end's address.
-    pub fn peer_addr(&self) -> Result<std::net::SocketAddr> {
-        self.stream.peer_addr().map_err(|e| failed("getpeername", e))
+    /// The far end's address, also once it is gone.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.address
     }
 
     /// Whether something is still to be written.

@@ -186,12 +186,12 @@ impl Starting<'_> {
                 continue;
             };
             patience = [patience, theirs].into_iter().filter(|p| *p > 0).min().unwrap_or(0);
-            let seen = channel.peer_addr()?.ip();
-            addresses.push(there.iter().map(|a| fill_host(a, &host_of(seen))).collect());
-            told.push(match seen.to_canonical().is_loopback() {
-                true => there,
-                false => there.iter().map(|a| fill_host(a, &host_of(seen))).collect(),
-            });
+            let seen = channel.peer_addr().ip();
+            let loopback = seen.to_canonical().is_loopback();
+            let seen = host_of(if loopback { channel.local_addr()?.ip() } else { seen });
+            let hosted: Vec<_> = there.iter().map(|a| fill_host(a, &seen)).collect();
+            told.push(if loopback { there } else { hosted.clone() });
+            addresses.push(hosted);
             lines.push((rank, channel));
         }
         for (_, channel) in &mut lines {
@@ -253,8 +253,12 @@ impl Starting<'_> {
             let from = channel.local_addr()?.ip().to_canonical();
             // Over loopback by a name, others may come from elsewhere.
             let numeric = rank_0.iter().all(|a| a.ip().is_some() || a.host == "localhost");
-            let host =
-                if from.is_loopback() && !numeric { String::new() } else { from.to_string() };
+            let host = match from.is_loopback() {
+                true if !numeric => String::new(),
+                // Loopback has many addresses: this rank is looked for where rank 0 was reached.
+                true => host_of(channel.peer_addr().ip()),
+                false => from.to_string(),
+            };
             let listener = self.listen(&Address::new(host, 0), false)?;
             own = vec![Address::new("", listener.address.port())];
             listeners.push(listener);
@@ -298,7 +302,7 @@ impl Starting<'_> {
         if named != self.plan.size || addresses.iter().any(Vec::is_empty) {
             fail!(Config, "rank 0 named {named} ranks, not {}", self.plan.size);
         }
-        let host = host_of(channel.peer_addr()?.ip());
+        let host = host_of(channel.peer_addr().ip());
         let addresses = addresses
             .into_iter()
             .map(|rank| rank.iter().map(|a| fill_host(a, &host)).collect())
