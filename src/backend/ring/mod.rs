@@ -123,6 +123,16 @@ impl Ring {
         error
     }
 
+    /// What a split failed with, given the failure of its new group. A rank that is lost is lost to
+    /// both, and has another number there.
+    fn not_made(&self, error: Error) -> Error {
+        if error.status == Status::PeerLost {
+            // Only waits for that.
+            self.has_left(self.rank);
+        }
+        self.member.health.check().err().unwrap_or(error.at("the new group"))
+    }
+
     /// Fails the group with this error, or what caused it, and returns that. `peer` is the rank that
     /// it has to do with, if it is one.
     fn failed(&self, mut error: Error, peer: Option<usize>) -> Error {
@@ -230,7 +240,7 @@ impl Backend for Ring {
         };
         let part = Ring::new(self.world.clone(), member, segment, self.checksums);
         // Without it the group fails: its ranks must not go different ways.
-        outcome.map_err(|e| part.failed(e, node.first().copied()))?;
+        outcome.map_err(|e| self.not_made(part.failed(e, node.first().copied())))?;
         Ok(Some(Box::new(part)))
     }
 
