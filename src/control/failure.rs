@@ -123,15 +123,16 @@ impl World {
             .cloned()
             .collect();
         drop(shared);
-        for member in groups {
-            member.health.fail(self.lost_error(&member, lost, cause));
-        }
-        self.wake_waiters();
+        // Before anybody wakes here, who may end the process: others would take that for the cause.
         if announce {
             let peers = (0..self.size).filter(|rank| *rank != self.rank && *rank != lost).collect();
             let cause = Error::new(Status::PeerLost, cause);
             self.reactor.tell(self.key(), peers, Message::Lost { rank: lost, cause });
         }
+        for member in groups {
+            member.health.fail(self.lost_error(&member, lost, cause));
+        }
+        self.wake_waiters();
     }
 
     /// What a group is failed with when a rank of it is gone.

@@ -10,7 +10,7 @@ use super::meeting::{Lines, Starting};
 use super::reactor::Reactor;
 use super::world::{Founding, Member, Seat, World};
 use crate::config::{RingStart, Transport};
-use crate::error::Result;
+use crate::error::{Result, Status};
 use crate::health::Health;
 use crate::transport::segment::Segment;
 use crate::wait::Deadline;
@@ -38,6 +38,10 @@ pub fn start(
         come_up(&world, &member, bytes, plan.transport, deadline)
     });
     let segment = shared.map_err(|e| {
+        // A rank that gave up already is not the cause: that is under way from another.
+        if e.status == Status::PeerLost {
+            world.has_left(world.rank, &member.health, LAST_WORDS);
+        }
         // Whoever waits for this rank learns at once that it waits in vain.
         world.fail_group(0, &e, true);
         reactor.settle(LAST_WORDS);
