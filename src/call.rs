@@ -251,6 +251,11 @@ impl CallLog {
         (before, wrong)
     }
 
+    /// How many were begun in all.
+    pub fn begun(&self) -> u64 {
+        self.0.lock().begun.back().map_or(0, |call| call.sequence + 1)
+    }
+
     /// Records that `peer` waits in `claimed`; this rank's own call of that number, if it differs.
     pub fn claim(&self, peer: usize, claimed: Call) -> Option<Call> {
         let mut calls = self.0.lock();

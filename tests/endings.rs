@@ -81,6 +81,35 @@ fn who_needs_a_rank_that_freed_a_part_is_told_so() {
     });
 }
 
+/// The root is done and has freed the part, while the last rank of the tree waits for a late one.
+#[test]
+fn a_rank_may_free_a_part_that_others_are_still_in() {
+    let port = free_port();
+    ranks(4, |rank| {
+        let world = start(options(&[
+            ("MLXD_COORDINATOR", format!("127.0.0.1:{port}")),
+            ("MLXD_WORLD_SIZE", 4.to_string()),
+            ("MLXD_RANK", rank.to_string()),
+            ("MLXD_TRANSPORT", "tcp".to_owned()),
+            ("MLXD_TIMEOUT_MS", 20_000.to_string()),
+        ]));
+        let part = split(world, 0);
+        check_sum(part, rank, 4);
+        if rank == 2 {
+            // So long that those who wait say so.
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        let mut value = if rank == 0 { 7u8 } else { 0 };
+        // SAFETY: there is one element.
+        let status =
+            unsafe { mlxd_broadcast(part, (&raw mut value).cast(), 1, MLXD_UINT8, 0, null_mut()) };
+        assert_eq!((status, value), (MLXD_OK, 7), "{}", last_error());
+        free(part);
+        check_sum(world, rank, 4);
+        free(world);
+    });
+}
+
 #[test]
 fn a_call_that_waits_for_its_turn_ends_with_its_group() {
     let port = free_port();

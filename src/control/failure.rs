@@ -74,7 +74,8 @@ impl World {
     pub(super) fn told_of_stall(&self, peer: usize, group: u64, call: Call) {
         let shared = self.shared.lock();
         let Some(member) = shared.groups.get(&group).cloned() else {
-            if shared.forgotten.contains(&group) {
+            // What was begun has run, or has failed the group: this rank's part in it is done.
+            if shared.forgotten.get(&group).is_some_and(|begun| call.sequence >= *begun) {
                 let cause = format!("{} has freed its handle", self.name_of(self.rank));
                 let cause = Error::new(Status::PeerLost, cause);
                 self.reactor.tell(self.key(), vec![peer], Message::Fail { group, cause });

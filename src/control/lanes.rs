@@ -70,7 +70,7 @@ impl World {
     /// A lane has come in.
     pub fn deliver(&self, key: LaneKey, stream: TcpStream) {
         let mut shared = self.shared.lock();
-        if shared.forgotten.contains(&key.group) || self.gone.load(Ordering::Relaxed) {
+        if shared.forgotten.contains_key(&key.group) || self.gone.load(Ordering::Relaxed) {
             // Closed: that is how the caller learns it.
             return;
         }

@@ -177,7 +177,7 @@ impl World {
     fn tidy(&self, mailbox: &Mailbox) {
         let mut over = mailbox.groups();
         if !over.is_empty() {
-            over.retain(|group| self.shared.lock().forgotten.contains(group));
+            over.retain(|group| self.shared.lock().forgotten.contains_key(group));
             mailbox.forget(|group| over.contains(&group));
         }
     }
@@ -185,7 +185,7 @@ impl World {
     /// `from` has told of a group's segment.
     pub(super) fn told_of_segment(&self, from: usize, group: u64, segment: Result<SegmentId>) {
         let mut shared = self.shared.lock();
-        if shared.forgotten.contains(&group) {
+        if shared.forgotten.contains_key(&group) {
             return;
         }
         if shared.news.len() >= EARLY_NEWS {

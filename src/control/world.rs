@@ -1,6 +1,6 @@
 //! One world as this rank sees it: who is there, which groups there are, and what failed.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::TcpStream;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -73,8 +73,8 @@ pub(super) struct Shared {
     pub(super) arrived: HashMap<LaneKey, TcpStream>,
     /// Who waits for which lane.
     pub(super) expected: HashMap<LaneKey, Arc<Wake>>,
-    /// Groups that this rank has let go of.
-    pub(super) forgotten: HashSet<u64>,
+    /// Groups that this rank has let go of, and how many collectives it had begun in each.
+    pub(super) forgotten: HashMap<u64, u64>,
     next_group: u32,
 }
 
@@ -177,7 +177,7 @@ impl World {
                 early_failures: VecDeque::new(),
                 arrived: HashMap::new(),
                 expected: HashMap::new(),
-                forgotten: HashSet::new(),
+                forgotten: HashMap::new(),
                 next_group: 0,
             }),
             changed: Condvar::new(),
@@ -238,10 +238,11 @@ impl World {
     /// see this rank leave before they hear of that from elsewhere.
     pub fn forget(&self, group: u64) {
         let mut shared = self.shared.lock();
-        if let Some(member) = shared.groups.remove(&group) {
-            self.announce_failure(&member);
+        let member = shared.groups.remove(&group);
+        if let Some(member) = &member {
+            self.announce_failure(member);
         }
-        shared.forgotten.insert(group);
+        shared.forgotten.insert(group, member.map_or(0, |member| member.calls.begun()));
         shared.news.retain(|news| news.group != group);
         shared.arrived.retain(|key, _| key.group != group);
         shared.expected.retain(|key, _| key.group != group);
