@@ -76,7 +76,12 @@ impl Mailbox {
     /// Leaves a descriptor in the mailbox named `door`; false if its queue is full just now. Does not
     /// wait: whoever has the mailbox finds it there from now on.
     pub fn push(door: &str, group: u64, fd: BorrowedFd<'_>) -> Result<bool> {
-        let failed = |e: Errno| Error::system(format_args!("the Unix socket @{door}"), e);
+        let failed = |e: Errno| {
+            let error = Error::system(format_args!("the Unix socket @{door}"), e);
+            // Its rank is gone.
+            let gone = matches!(e, Errno::CONNREFUSED | Errno::CONNRESET | Errno::PIPE);
+            if gone { Error { status: Status::PeerLost, ..error } } else { error }
+        };
         let socket = unix_socket().map_err(failed)?;
         let address = SocketAddrUnix::new_abstract_name(door.as_bytes()).map_err(failed)?;
         match connect(&socket, &address) {
