@@ -42,8 +42,10 @@ pub fn start(
         if e.status == Status::PeerLost {
             world.has_left(world.rank, &member.health, LAST_WORDS);
         }
-        // Whoever waits for this rank learns at once that it waits in vain.
-        world.fail_group(0, &e, true);
+        // Whoever waits for this rank learns at once that it waits in vain, and of what: the process
+        // may end next.
+        world.fail_group(0, &e, false);
+        world.leave();
         reactor.settle(LAST_WORDS);
         // Another rank's failure may have been what stopped this one.
         member.health.check().err().unwrap_or(e)
