@@ -7,7 +7,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use mlxd::capi::*;
@@ -66,6 +67,15 @@ pub fn free_port() -> u16 {
         20000 + (std::process::id().wrapping_mul(61).wrapping_add(call * 7) % 12000) as u16
     });
     ports.find(free).unwrap()
+}
+
+/// Whether the message has `rank N`, after the scene: `[ring] recv on rank 1 of 4: ...`.
+pub fn names_rank(message: &str, number: usize) -> bool {
+    let cause = message.split_once(": ").map_or("", |(_, cause)| cause);
+    let name = format!("rank {number}");
+    cause
+        .match_indices(&name)
+        .any(|(at, _)| !cause[at + name.len()..].starts_with(|next: char| next.is_ascii_digit()))
 }
 
 /// How a call of a rank ended.
@@ -142,6 +152,15 @@ impl Rank {
         match self.report() {
             Some(report) if report == READY => Ok(()),
             other => Err(format!("it did not get ready: {other:?}")),
+        }
+    }
+
+    /// The next that it tells, if it has told something; `None` once it ends.
+    pub fn poll(&self) -> Poll<Option<Value>> {
+        match self.reports.try_recv() {
+            Ok(value) => Poll::Ready(Some(value)),
+            Err(TryRecvError::Disconnected) => Poll::Ready(None),
+            Err(TryRecvError::Empty) => Poll::Pending,
         }
     }
 

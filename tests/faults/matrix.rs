@@ -9,7 +9,7 @@ use mlxd::capi::*;
 use rustix::process::Signal;
 
 use crate::namespaces::Network;
-use crate::processes::{End, LIMIT, Rank, free_port, now};
+use crate::processes::{End, LIMIT, Rank, free_port, names_rank, now};
 use crate::table;
 
 /// How long a silent rank is waited for in these tests.
@@ -266,13 +266,4 @@ impl Cell {
         }
         Ok(())
     }
-}
-
-/// Whether the message has `rank N`, after the scene: `[ring] recv on rank 1 of 4: ...`.
-fn names_rank(message: &str, number: usize) -> bool {
-    let cause = message.split_once(": ").map_or("", |(_, cause)| cause);
-    let name = format!("rank {number}");
-    cause
-        .match_indices(&name)
-        .any(|(at, _)| !cause[at + name.len()..].starts_with(|next: char| next.is_ascii_digit()))
 }
