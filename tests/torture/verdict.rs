@@ -73,12 +73,7 @@ impl Told {
         }
         for (rank, status, message) in &self.no_world {
             let may_be = killed.is_some_and(|victim| match *status {
-                // Or one that had waited for it in vain, and gave up first.
-                MLXD_ERROR_PEER_LOST => {
-                    let late = self.no_world.iter().filter(|(_, s, _)| *s == MLXD_ERROR_TIMEOUT);
-                    let mut named = late.map(|(rank, ..)| *rank).chain([victim]);
-                    named.any(|rank| names_rank(message, rank))
-                }
+                MLXD_ERROR_PEER_LOST => names_rank(message, victim),
                 // It was killed before it came.
                 status => status == MLXD_ERROR_TIMEOUT,
             });
