@@ -207,6 +207,29 @@ fn starts_at_one_address_from_several_threads() {
 }
 
 #[test]
+fn a_start_ends_for_all_with_the_cause_of_whoever_gives_up() {
+    let port = free_port();
+    ranks(2, |rank| {
+        let options = with_coordinator(port, rank, 3);
+        if rank == 1 {
+            let (name, value) = (c"MLXD_CONNECT_TIMEOUT_MS", c"400");
+            // SAFETY: options is valid, and both strings end with a NUL.
+            let status = unsafe { mlxd_options_set(options, name.as_ptr(), value.as_ptr()) };
+            assert_eq!(status, MLXD_OK);
+        }
+        let begin = Instant::now();
+        // SAFETY: options is valid, and freed once.
+        let world = unsafe { mlxd_init_with_options(1, c"ring".as_ptr(), options) };
+        assert!(world.is_null());
+        assert_eq!(mlxd_last_status(), MLXD_ERROR_TIMEOUT, "{}", last_error());
+        assert!(last_error().contains("rank 2 did not come within 400 ms"), "{}", last_error());
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        // SAFETY: as above.
+        unsafe { mlxd_options_free(options) };
+    });
+}
+
+#[test]
 fn strangers_do_not_keep_a_start_from_going_on() {
     use std::io::{Read, Write};
     use std::net::TcpStream;

@@ -5,14 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::message::Message;
-use super::world::{Member, Presence, World};
+use super::world::{Member, Presence, Shared, World};
 use crate::call::{Call, mismatch};
 use crate::error::{Error, Status};
 use crate::health::Health;
 use crate::wait::Deadline;
-
-/// Failures kept for groups that this rank has not made yet.
-const EARLY_FAILURES: usize = 64;
 
 impl World {
     /// Fails a group here, and on its other ranks if `announce`.
@@ -48,10 +45,19 @@ impl World {
         member.ranks.iter().copied().filter(|rank| *rank != self.rank).collect()
     }
 
-    /// Tells the group's other ranks what this rank has been waiting in for a while.
+    /// Tells the group's other ranks which collective this rank has been waiting in for a while.
     pub fn announce_stall(&self, member: &Member, call: Call) {
-        let stalled = Message::Stalled { group: member.group, call };
-        self.reactor.tell(self.key(), self.others(member), stalled);
+        self.tell_stall(member, self.others(member), Some(call));
+    }
+
+    /// Tells a rank of the group that a message with it has been waited for for a while.
+    pub fn announce_waiting(&self, member: &Member, peer: usize) {
+        self.tell_stall(member, vec![member.ranks[peer]], None);
+    }
+
+    fn tell_stall(&self, member: &Member, to: Vec<usize>, call: Option<Call>) {
+        let Member { group, parent, .. } = *member;
+        self.reactor.tell(self.key(), to, Message::Stalled { group, parent, call });
     }
 
     /// `group` has failed on another rank.
@@ -60,30 +66,35 @@ impl World {
         // Until all lines are up, only rank 0 can reach everybody.
         let pass_on = self.rank == 0 && group == 0 && !shared.go;
         if !shared.groups.contains_key(&group) {
-            if shared.early_failures.len() == EARLY_FAILURES {
-                shared.early_failures.pop_front();
-            }
-            shared.early_failures.push_back((group, cause));
+            shared.note_early_failure(group, cause);
             return;
         }
         drop(shared);
         self.fail_group(group, &cause, pass_on);
     }
 
-    /// `peer` has waited for a while in this call.
-    pub(super) fn told_of_stall(&self, peer: usize, group: u64, call: Call) {
-        let shared = self.shared.lock();
+    /// `peer` has waited for a while in `group`, which was made of `parent`.
+    pub(super) fn told_of_stall(&self, peer: usize, group: u64, parent: u64, call: Option<Call>) {
+        let mut shared = self.shared.lock();
         let Some(member) = shared.groups.get(&group).cloned() else {
-            // What was begun has run, or has failed the group: this rank's part in it is done.
-            if shared.forgotten.get(&group).is_some_and(|begun| call.sequence >= *begun) {
-                let cause = format!("{} has freed its handle", self.name_of(self.rank));
-                let cause = Error::new(Status::PeerLost, cause);
-                self.reactor.tell(self.key(), vec![peer], Message::Fail { group, cause });
+            let cause = match shared.forgotten.get(&group) {
+                // What was begun has run, or has failed the group: this rank's part in it is done.
+                Some(begun) if call.is_some_and(|call| call.sequence >= *begun) => {
+                    let cause = format!("{} has freed its handle", self.name_of(self.rank));
+                    Some(Error::new(Status::PeerLost, cause))
+                }
+                Some(_) => None,
+                None => self.unmade(&shared, parent),
+            };
+            if let Some(cause) = cause {
+                // Should it be in the making here after all.
+                shared.note_early_failure(group, cause.clone());
+                self.reactor.tell(self.key(), vec![peer], Message::Absent { group, cause });
             }
             return;
         };
         drop(shared);
-        let Some(peer) = member.rank_of(peer) else {
+        let (Some(call), Some(peer)) = (call, member.rank_of(peer)) else {
             return;
         };
         if let (Some(ours), Some(rank)) =
@@ -91,6 +102,22 @@ impl World {
         {
             self.fail_group(group, &mismatch(rank, &ours, peer, &call), true);
         }
+    }
+
+    /// Why a split of `parent` has not made a group here that it made elsewhere; `None` if it may be
+    /// under way.
+    fn unmade(&self, shared: &Shared, parent: u64) -> Option<Error> {
+        let here = self.name_of(self.rank);
+        let scene = format!("the split that makes this group failed on {here}");
+        if shared.forgotten.contains_key(&parent) {
+            return Some(Error::new(Status::PeerLost, scene));
+        }
+        Some(shared.groups.get(&parent)?.health.check().err()?.at(scene))
+    }
+
+    /// `group` waits in vain for a rank that has told only this one so.
+    pub(super) fn told_of_absence(&self, group: u64, cause: &Error) {
+        self.fail_group(group, cause, true);
     }
 
     /// The control line with `peer` broke.

@@ -188,6 +188,11 @@ impl Gathering {
                 self.tell_news(rank);
             }
             Ok(Some(Message::Ping)) if guest.joined.is_some() => guest.met = Some(Instant::now()),
+            // It gives this start up.
+            Ok(Some(Message::Fail { cause, .. })) if guest.met.is_some() => {
+                self.guests[rank] = None;
+                return Err(cause);
+            }
             Ok(Some(other)) => log::debug!("rank {rank} said {other:?} during the start"),
             Err(e) if guest.met.is_some() => return Err(self.lose(rank, &e.message)),
             Err(e) => {

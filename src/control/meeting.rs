@@ -30,6 +30,14 @@ const RECORD: usize = 1024;
 /// A connection to a rank that was made during the meeting.
 pub type Lines = Vec<(usize, Channel)>;
 
+/// What rank 0 tells once all have come: see [`Message::World`].
+struct News {
+    id: u64,
+    addresses: Vec<Vec<Address>>,
+    patience: u64,
+    places: Vec<Place>,
+}
+
 /// What a rank comes to the meeting with.
 pub struct Starting<'a> {
     /// What it starts from.
@@ -248,7 +256,7 @@ impl Starting<'_> {
         // do on rank 0.
         let queue = self.reactor.starts(&rank_0[0].to_string(), self.plan.rank);
         let _one_start_at_a_time = queue.lock();
-        let mut channel = self.reach(rank_0)?;
+        let channel = self.reach(rank_0)?;
         if listeners.is_empty() {
             let from = channel.local_addr()?.ip().to_canonical();
             // Over loopback by a name, others may come from elsewhere.
@@ -267,37 +275,8 @@ impl Starting<'_> {
         let (settings, patience) = (self.settings(lanes), self.patience());
         let place = self.place.clone();
         let join = Message::Join { addresses: own, settings, patience, place };
-        let mut told = channel.tell(&join);
-        let mut missing = None;
-        let (id, addresses, patience, places) = loop {
-            // Rank 0 tells the news again and again, once this start has begun there.
-            let silence = missing.as_ref().and(self.plan.peer_timeout);
-            let limit = self.deadline.or(Deadline::after(silence));
-            match told.and_then(|()| channel.await_with(limit, None, Channel::hear)) {
-                Ok(Message::Waiting { missing: news }) => {
-                    missing = Some(news);
-                    told = channel.tell(&Message::Ping);
-                }
-                Ok(Message::Refused(cause)) => return Err(cause),
-                Ok(Message::World { id, addresses, patience, places }) => {
-                    break (id, addresses, patience, places);
-                }
-                Ok(other) => fail!(Internal, "rank 0 said {other:?} during the start"),
-                Err(e) if missing.is_some() => return Err(self.without_rank_0(e, missing)),
-                Err(_) if self.deadline.passed() => return Err(self.not_begun(&channel.peer)),
-                // What it said was changed on the way. It still has this rank's connection, and could not
-                // tell a second one from another process.
-                Err(e) if e.status == Status::System => return Err(e.at("in the start")),
-                // Rank 0 has not begun this start: what was reached was left over from another.
-                // Closed before this rank comes again, or there would be two of it.
-                Err(_) => {
-                    drop(channel);
-                    std::thread::sleep(RETRY);
-                    channel = self.reach(rank_0)?;
-                    told = channel.tell(&join);
-                }
-            }
-        };
+        let (channel, News { id, addresses, patience, places }) =
+            self.await_world(channel, rank_0, &join)?;
         let named = addresses.len().min(places.len());
         if named != self.plan.size || addresses.iter().any(Vec::is_empty) {
             fail!(Config, "rank 0 named {named} ranks, not {}", self.plan.size);
@@ -308,6 +287,54 @@ impl Starting<'_> {
             .map(|rank| rank.iter().map(|a| fill_host(a, &host)).collect())
             .collect();
         Ok((self.founding(id, addresses, patience, places, listeners), vec![(0, channel)]))
+    }
+
+    /// Says what this rank comes with, answers the news of who is missing, and waits until rank 0 says
+    /// where the others are; with the connection to it, which may be another by then.
+    fn await_world(
+        &self,
+        mut channel: Channel,
+        rank_0: &[Address],
+        join: &Message,
+    ) -> Result<(Channel, News)> {
+        let mut told = channel.tell(join);
+        let mut missing = None;
+        loop {
+            // Rank 0 tells the news again and again, once this start has begun there.
+            let silence = missing.as_ref().and(self.plan.peer_timeout);
+            let limit = self.deadline.or(Deadline::after(silence));
+            match told.and_then(|()| channel.await_with(limit, None, Channel::hear)) {
+                Ok(Message::Waiting { missing: mut news }) => {
+                    // It has not had the answer of this rank yet.
+                    news.retain(|rank| *rank != self.plan.rank);
+                    missing = Some(news);
+                    told = channel.tell(&Message::Ping);
+                }
+                Ok(Message::Refused(cause)) => return Err(cause),
+                Ok(Message::World { id, addresses, patience, places }) => {
+                    return Ok((channel, News { id, addresses, patience, places }));
+                }
+                Ok(other) => fail!(Internal, "rank 0 said {other:?} during the start"),
+                Err(e) if missing.is_some() => {
+                    let cause = self.without_rank_0(e, missing);
+                    // If it is there, it would take this rank for lost.
+                    let _ = channel.tell(&Message::Fail { group: 0, cause: cause.clone() });
+                    return Err(cause);
+                }
+                Err(_) if self.deadline.passed() => return Err(self.not_begun(&channel.peer)),
+                // What it said was changed on the way. It still has this rank's connection, and could not
+                // tell a second one from another process.
+                Err(e) if e.status == Status::System => return Err(e.at("in the start")),
+                // Rank 0 has not begun this start: what was reached was left over from another.
+                // Closed before this rank comes again, or there would be two of it.
+                Err(_) => {
+                    drop(channel);
+                    std::thread::sleep(RETRY);
+                    channel = self.reach(rank_0)?;
+                    told = channel.tell(join);
+                }
+            }
+        }
     }
 
     /// The start ends before rank 0 said where the others are: too late, or it is gone.

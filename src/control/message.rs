@@ -75,12 +75,21 @@ pub enum Message {
         /// Why.
         cause: Error,
     },
-    /// The sender has waited in a collective for a while.
+    /// The sender has waited in an operation for a while.
     Stalled {
         /// Which group.
         group: u64,
-        /// What it called.
-        call: Call,
+        /// The group that was split to make it; itself for the world.
+        parent: u64,
+        /// The collective that it waits in; `None` for a message.
+        call: Option<Call>,
+    },
+    /// The receiver waits in vain in a group that the sender has no part in, or no more.
+    Absent {
+        /// Which group.
+        group: u64,
+        /// Why.
+        cause: Error,
     },
     /// The sender leaves in good order.
     Bye,

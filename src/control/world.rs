@@ -41,6 +41,8 @@ pub(super) enum Presence {
 pub struct Member {
     /// The group's id, the same on all its ranks; 0 is the world.
     pub group: u64,
+    /// The group that was split to make it; the world is its own.
+    pub parent: u64,
     /// Per rank of the group its rank in the world.
     pub ranks: Vec<usize>,
     /// Failed when the group does.
@@ -78,7 +80,18 @@ pub(super) struct Shared {
     next_group: u32,
 }
 
+/// Failures kept for groups that this rank has not made yet.
+const EARLY_FAILURES: usize = 64;
+
 impl Shared {
+    /// Keeps what failed a group until this rank makes it.
+    pub(super) fn note_early_failure(&mut self, group: u64, cause: Error) {
+        if self.early_failures.len() == EARLY_FAILURES {
+            self.early_failures.pop_front();
+        }
+        self.early_failures.push_back((group, cause));
+    }
+
     /// Fails if a rank is not there any more.
     pub(super) fn check_presence(&self, rank: usize) -> Result<()> {
         match &self.presence[rank] {
@@ -292,7 +305,10 @@ impl World {
             Message::Lost { rank, cause } if rank < self.size => {
                 self.lose(rank, &cause.message, false);
             }
-            Message::Stalled { group, call } => self.told_of_stall(peer, group, call),
+            Message::Stalled { group, parent, call } => {
+                self.told_of_stall(peer, group, parent, call);
+            }
+            Message::Absent { group, cause } => self.told_of_absence(group, &cause),
             Message::Ping => {}
             other => log::debug!("rank {peer} said {other:?}, which means nothing here"),
         }

@@ -1,6 +1,6 @@
 //! The handles that a rank has, by the groups' numbers in the program.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Mutex;
 
 use mlxd::capi::*;
@@ -14,8 +14,6 @@ unsafe impl Send for Handle {}
 #[derive(Default)]
 struct Inner {
     handles: HashMap<usize, Handle>,
-    /// Groups that some rank of theirs does not have.
-    abandoned: HashSet<usize>,
     /// What failed a group first.
     failed: HashMap<usize, mlxd_status>,
 }
@@ -25,26 +23,11 @@ pub struct Groups(Mutex<Inner>);
 
 impl Groups {
     pub fn insert(&self, group: usize, handle: Handle) {
-        let mut inner = self.0.lock().unwrap();
-        inner.handles.insert(group, handle);
-        if inner.abandoned.contains(&group) {
-            // SAFETY: the handle is valid.
-            assert_eq!(unsafe { mlxd_group_abort(handle.0) }, MLXD_OK);
-        }
+        self.0.lock().unwrap().handles.insert(group, handle);
     }
 
     pub fn get(&self, group: usize) -> Option<*mut mlxd_group> {
         self.0.lock().unwrap().handles.get(&group).map(|handle| handle.0)
-    }
-
-    /// Aborts a group that not all its ranks have, now or once this rank has it.
-    pub fn abandon(&self, group: usize) {
-        let mut inner = self.0.lock().unwrap();
-        inner.abandoned.insert(group);
-        if let Some(handle) = inner.handles.get(&group) {
-            // SAFETY: the handle is valid while it is in the table.
-            assert_eq!(unsafe { mlxd_group_abort(handle.0) }, MLXD_OK);
-        }
     }
 
     pub fn free(&self, group: usize) {

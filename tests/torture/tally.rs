@@ -24,10 +24,10 @@ pub static KILLED: Count = Count::of("ranks killed");
 pub static NO_WORLD: Count = Count::of("starts that failed with them");
 pub static FAILED: Count = Count::of("groups of a rank that failed with them");
 /// Made on one rank, while the split failed on another.
-pub static ABORTED: Count = Count::of("of them aborted: another rank could not make them");
+pub static ABANDONED: Count = Count::of("groups that a split made on some of their ranks only");
 
 pub fn print() {
-    for Count(what, number) in [&ROUNDS, &RIGHT, &AFTER, &KILLED, &NO_WORLD, &FAILED, &ABORTED] {
+    for Count(what, number) in [&ROUNDS, &RIGHT, &AFTER, &KILLED, &NO_WORLD, &FAILED, &ABANDONED] {
         println!("{:>9} {what}", number.load(Ordering::Relaxed));
     }
 }

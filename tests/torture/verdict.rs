@@ -96,8 +96,7 @@ impl Told {
         tally::KILLED.add(killed.iter().count());
         tally::NO_WORLD.add(self.no_world.len());
         tally::FAILED.add(self.failures.iter().filter(|f| f.groups.len() == 1).count());
-        let aborted = |failure: &&Failure| failure.status == MLXD_ERROR_ABORTED;
-        tally::ABORTED.add(self.failures.iter().filter(aborted).count());
+        tally::ABANDONED.add(self.abandoned.len());
     }
 
     /// The victim, if it was killed before its end.
@@ -117,7 +116,7 @@ impl Told {
             let lost = *status == MLXD_ERROR_PEER_LOST;
             let named = number.is_some_and(|number| names_rank(message, number));
             let alone = self.abandoned.contains(group);
-            lost && named || alone && (lost || *status == MLXD_ERROR_ABORTED)
+            lost && (named || alone)
         })
     }
 

@@ -53,14 +53,14 @@ fn listen(ranks: &mut [Rank], told: &mut Told, pause: &mut Pause, limit: Duratio
     while told.ended.contains(&false) {
         pause.go_on(ranks);
         let mut quiet = true;
-        for rank in 0..ranks.len() {
-            match ranks[rank].poll() {
+        for (rank, process) in ranks.iter_mut().enumerate() {
+            match process.poll() {
                 Poll::Pending => continue,
                 Poll::Ready(None) => {
                     told.ended[rank] = true;
                     continue;
                 }
-                Poll::Ready(Some(value)) => hear(ranks, told, rank, &value),
+                Poll::Ready(Some(value)) => hear(told, rank, &value),
             }
             quiet = false;
         }
@@ -74,7 +74,7 @@ fn listen(ranks: &mut [Rank], told: &mut Told, pause: &mut Pause, limit: Duratio
     true
 }
 
-fn hear(ranks: &mut [Rank], told: &mut Told, rank: usize, value: &Value) {
+fn hear(told: &mut Told, rank: usize, value: &Value) {
     let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
     let number = |value: &Value| value.as_u64().unwrap_or(u64::MAX) as usize;
     let groups = |name: &str| value[name].as_array().into_iter().flatten().map(number).collect();
@@ -87,9 +87,7 @@ fn hear(ranks: &mut [Rank], told: &mut Told, rank: usize, value: &Value) {
     } else if let Some(status) = value["no_world"].as_i64() {
         told.no_world.push((rank, status as i32, text("message")));
     } else if value.get("abandoned").is_some() {
-        let group = number(&value["abandoned"]);
-        told.abandoned.insert(group);
-        ranks.iter_mut().for_each(|rank| rank.tell(&format!("abandon {group}")));
+        told.abandoned.insert(number(&value["abandoned"]));
     } else if value.get("at").is_some() {
         told.places.push((rank, groups("at")));
     } else if value.get("done").is_some() {

@@ -24,9 +24,12 @@ impl Ring {
         recv: Option<Message<*mut u8>>,
         limits: Limits,
     ) -> Result<()> {
-        let silent = || {};
+        let peers = [send.map(|message| message.peer), recv.map(|message| message.peer)];
+        let notify = || {
+            peers.iter().flatten().for_each(|p| self.world.announce_waiting(&self.member, *p));
+        };
         let limit = if send.is_none() { limits.recv } else { limits.operation };
-        let mut patience = Patience::new(limit, &silent);
+        let mut patience = Patience::new(limit, &notify);
         let mut links = Links::new(self.world.lanes());
         let mut schedule = Schedule::default();
         let all = |buffer, len| Span { buffer, start: 0, len };

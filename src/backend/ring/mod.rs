@@ -61,7 +61,7 @@ pub struct Ring {
 impl Ring {
     /// Starts a world, of two ranks at least.
     pub fn start(plan: &RingStart, reactor: &Arc<Reactor>) -> Result<Ring> {
-        let member = member(0, (0..plan.size).collect())?;
+        let member = member(0, 0, (0..plan.size).collect())?;
         let (world, segment) = control::start(plan, reactor, member.clone(), node::bytes)?;
         let ring = Ring::new(Arc::new(world), member, segment, plan.checksums);
         // Neighbours at once, so that a start tells of a lane that does not work; the other ranks,
@@ -146,10 +146,11 @@ impl Ring {
     }
 }
 
-/// This rank's part in a new group.
-fn member(group: u64, ranks: Vec<usize>) -> Result<Member> {
+/// This rank's part in a new group, made of `parent`.
+fn member(group: u64, parent: u64, ranks: Vec<usize>) -> Result<Member> {
     Ok(Member {
         group,
+        parent,
         ranks,
         health: Arc::new(Health::new()?),
         calls: Arc::new(CallLog::default()),
@@ -228,7 +229,7 @@ impl Backend for Ring {
         let ranks: Vec<usize> = ranks.into_iter().map(|rank| self.member.ranks[rank]).collect();
         // The leader never gives the same number to two groups.
         let id = (ranks[0] as u64) << 32 | u64::from(all[leader][2] as u32);
-        let member = member(id, ranks.clone())
+        let member = member(id, self.member.group, ranks.clone())
             .inspect_err(|cause| self.world.fail_unmade(id, &ranks, cause))?;
         self.world.enter(member.clone());
         let node = self.world.node(&member);
