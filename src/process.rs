@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
+use crate::backend::mpi;
 use crate::control::Reactor;
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -24,6 +25,8 @@ pub struct Process {
     pub reactor: Arc<Reactor>,
     /// Worlds by backend.
     pub registry: Registry,
+    /// The MPI of this process.
+    pub mpi: mpi::Place,
     /// Files of the flight recorder that are being written.
     pub writing: Arc<Writing>,
     /// Every group that may still be in use.
@@ -83,6 +86,7 @@ pub fn current() -> Result<&'static Process> {
                 generation: GENERATION.fetch_add(1, Ordering::Relaxed) + 1,
                 reactor: Reactor::new()?,
                 registry: Registry::default(),
+                mpi: mpi::Place::default(),
                 writing: Arc::default(),
                 groups: Mutex::default(),
             };
@@ -123,6 +127,8 @@ impl Process {
         // Also for worlds whose last handle was freed a moment ago.
         self.reactor.settle(FAREWELL);
         self.writing.settle(deadline);
+        // Last: MPI waits here for the other ranks, which may take their time.
+        self.mpi.end();
     }
 }
 

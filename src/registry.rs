@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::backend::mpi::{self, Mpi};
 use crate::backend::{Limits, ring::Ring};
 use crate::config::Settings;
 use crate::error::{Error, Result, Status, fail};
@@ -47,7 +48,13 @@ impl Name {
 
     /// Whether it could be started here, if the settings were there.
     pub fn is_available(self) -> bool {
-        matches!(self, Name::Any | Name::Ring)
+        match self {
+            Name::Any | Name::Ring => true,
+            Name::Mpi => {
+                Settings::default().mpi().and_then(|settings| mpi::open(&settings)).is_ok()
+            }
+            Name::Nccl | Name::Jaccl => false,
+        }
     }
 }
 
@@ -119,8 +126,11 @@ fn start(
     }
     let order: &[Name] = if name == Name::Any { &Name::ANY } else { &[name] };
     let mut reasons = Vec::new();
+    let any = name == Name::Any;
     for name in order {
-        match attempt(process, *name, settings).map_err(|e| e.at(format_args!("[{name}] init")))? {
+        match attempt(process, *name, any, settings)
+            .map_err(|e| e.at(format_args!("[{name}] init")))?
+        {
             Attempt::Started(world) => return Ok((Some(*name), process.adopt(world))),
             Attempt::Nothing(reason) => reasons.push((*name, reason)),
         }
@@ -158,11 +168,21 @@ enum Attempt {
     Nothing(Error),
 }
 
-fn attempt(process: &Process, name: Name, settings: &Settings) -> Result<Attempt> {
-    if name != Name::Ring {
-        let reason = "not in this build";
-        return Ok(Attempt::Nothing(Error::new(Status::Unavailable, reason)));
+fn attempt(process: &Process, name: Name, any: bool, settings: &Settings) -> Result<Attempt> {
+    match name {
+        Name::Ring => attempt_ring(process, settings),
+        Name::Mpi if any && settings.mpi_launcher().is_none() => {
+            let reason = "this process was not started by mpirun, mpiexec or srun";
+            Ok(Attempt::Nothing(Error::new(Status::Config, reason)))
+        }
+        Name::Mpi => attempt_mpi(process, settings),
+        Name::Any | Name::Nccl | Name::Jaccl => {
+            Ok(Attempt::Nothing(Error::new(Status::Unavailable, "not in this build")))
+        }
     }
+}
+
+fn attempt_ring(process: &Process, settings: &Settings) -> Result<Attempt> {
     let Some(plan) = settings.ring_start()? else {
         let reason = Settings::ring_start_missing();
         return Ok(Attempt::Nothing(Error::new(Status::Config, reason)));
@@ -174,6 +194,22 @@ fn attempt(process: &Process, name: Name, settings: &Settings) -> Result<Attempt
     let scene = format!("rank {} of {}", plan.rank, plan.size);
     let ring = Ring::start(&plan, &process.reactor).map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(ring), limits, archive)?))
+}
+
+fn attempt_mpi(process: &Process, settings: &Settings) -> Result<Attempt> {
+    let start = settings.mpi()?;
+    let (operation, recv) = settings.mpi_timeouts()?;
+    let (limits, archive) = (Limits { operation, recv }, archive(process, settings));
+    let runtime = match process.mpi.runtime(process.generation, &start) {
+        Err(e) if e.status == Status::Unavailable => return Ok(Attempt::Nothing(e)),
+        outcome => outcome?,
+    };
+    if runtime.size == 1 {
+        return Ok(Attempt::Started(Group::alone("mpi", limits, archive)?));
+    }
+    let scene = format!("rank {} of {}", runtime.rank, runtime.size);
+    let mpi = Mpi::start(runtime, &start).map_err(|e| e.at(scene))?;
+    Ok(Attempt::Started(Group::new(Box::new(mpi), limits, archive)?))
 }
 
 fn limits(settings: &Settings) -> Result<Limits> {

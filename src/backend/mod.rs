@@ -1,6 +1,8 @@
 //! What a group runs on: one interface of whole operations, and its makers.
 
+pub mod mpi;
 pub mod ring;
+mod split;
 
 use std::time::Duration;
 
@@ -104,6 +106,14 @@ pub trait Backend: Send + Sync {
 
     /// Failed with the first cause when the group fails, by whatever rank.
     fn health(&self) -> &Health;
+
+    /// Refuses what this thread, or a stream's, may not ask of it; touches nothing.
+    fn accepts(&self, _streamed: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes in what other ranks have said of the group's health, where no thread does that anyway.
+    fn listen(&self) {}
 
     /// Runs one operation; returns when its memory will not be touched any more.
     ///

@@ -6,10 +6,12 @@
 
 mod address;
 mod hostfile;
+mod mpi;
 mod start;
 
 pub use address::Address;
 pub use hostfile::Hostfile;
+pub use mpi::{MpiLauncher, MpiSettings};
 pub use start::{Meeting, RingStart, Transport};
 
 use std::collections::BTreeMap;
@@ -38,6 +40,7 @@ const NAMES: &[&str] = &[
     "MLXD_FLIGHT_RECORDER",
     "MLXD_HOST_ID",
     "MLXD_LOG",
+    "MLXD_MPI_PART_BYTES",
     "MLXD_NCCL_LIBNAME",
     "MLXD_PEER_TIMEOUT_MS",
     "MLXD_RANK",
@@ -143,6 +146,11 @@ impl Settings {
             .find_map(|source| names.iter().find_map(|name| self.look_up(source, name)))
     }
 
+    /// A variable that is no setting: what a launcher tells the processes it starts.
+    fn variable(&self, name: &'static str) -> Option<Found> {
+        self.look_up(Source::Environment, name)
+    }
+
     fn text(&self, name: &'static str) -> Option<String> {
         self.find(&[name]).map(|found| found.value)
     }
@@ -212,6 +220,7 @@ impl Settings {
             // MPI launchers: Open MPI; MPICH, Intel MPI, MVAPICH and Slurm's PMI.
             "OMPI_COMM_WORLD_SIZE",
             "PMI_SIZE",
+            "MV2_COMM_WORLD_SIZE",
         ];
         for name in SIZES {
             let found = self.find(&[name]);

@@ -153,6 +153,9 @@ impl Group {
 
     /// What failed the group, if anything did.
     pub fn status(&self) -> Result<()> {
+        if let Some(backend) = &self.backend {
+            backend.listen();
+        }
         self.health().check().map_err(|e| e.at(self.scene("group")))
     }
 
@@ -195,6 +198,10 @@ impl Group {
         error.at(self.scene(what))
     }
 
+    fn accepts(&self, streamed: bool) -> Result<()> {
+        self.backend.as_ref().map_or(Ok(()), |backend| backend.accepts(streamed))
+    }
+
     /// Runs a request: at once, or on a stream.
     ///
     /// # Safety
@@ -206,7 +213,8 @@ impl Group {
         stream: Option<&Stream>,
     ) -> Result<()> {
         let name = request.name();
-        self.check(&request).map_err(|e| e.at(self.scene(name)))?;
+        let accepted = self.check(&request).and_then(|()| self.accepts(stream.is_some()));
+        accepted.map_err(|e| e.at(self.scene(name)))?;
         self.health().check().map_err(|e| self.told(e, name))?;
         // A message without a peer is refused above, so the ranks fit.
         let (queues, operation) = self.place(&request);
@@ -306,6 +314,7 @@ impl Group {
                 format!("colour {color} is neither a colour (0 or more) nor -1, for no group"),
             )));
         }
+        self.accepts(false).map_err(at)?;
         let record =
             recorder::Operation { verb: Verb::Split, dtype: Dtype::Int32, root: -1, count: [0; 2] };
         let told = |e: Error| self.told(e, "split");

@@ -11,15 +11,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Backend, Collective, Limits, Operation};
-use crate::call::{CallLog, Verb};
+use super::{Backend, Limits, Operation, split};
+use crate::call::CallLog;
 use crate::collective::board::Runner;
 use crate::collective::engine::Engine;
 use crate::collective::links::{Links, Way};
 use crate::config::RingStart;
 use crate::control::{self, Member, Reactor, Seat};
-use crate::dtype::Dtype;
-use crate::error::{Error, Result, Status, fail};
+use crate::error::{Error, Result, Status};
 use crate::health::Health;
 use crate::recorder::document::Identity;
 use crate::transport::segment::Segment;
@@ -207,28 +206,11 @@ impl Backend for Ring {
         limits: Limits,
     ) -> Result<Option<Box<dyn Backend>>> {
         let number = self.world.next_group_number();
-        let own: [i32; 3] = [color, key, number as i32];
-        let mut all = vec![[0i32; 3]; self.size()];
-        let collective = Collective {
-            verb: Verb::Split,
-            dtype: Dtype::Int32,
-            count: own.len(),
-            root: -1,
-            input: own.as_ptr().cast(),
-            output: all.as_mut_ptr().cast(),
-        };
-        let operation = Operation::Collective { sequence, collective };
-        // SAFETY: `own` has 3 elements and `all` 3 for each rank; both live until it has run.
-        unsafe { self.run(&operation, limits)? };
-        let Some(ranks) = group_of(color, &all) else {
+        let Some(part) = split::agree(self, color, key, number as u32, sequence, limits)? else {
             return Ok(None);
         };
-        let Some(&leader) = ranks.first() else {
-            fail!(Internal, "a group without ranks");
-        };
-        let ranks: Vec<usize> = ranks.into_iter().map(|rank| self.member.ranks[rank]).collect();
-        // The leader never gives the same number to two groups.
-        let id = (ranks[0] as u64) << 32 | u64::from(all[leader][2] as u32);
+        let ranks: Vec<usize> = part.ranks.iter().map(|rank| self.member.ranks[*rank]).collect();
+        let id = part.id(&self.member.ranks);
         let member = member(id, self.member.group, ranks.clone())
             .inspect_err(|cause| self.world.fail_unmade(id, &ranks, cause))?;
         self.world.enter(member.clone());
@@ -264,30 +246,5 @@ impl Backend for Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         self.world.forget(self.member.group);
-    }
-}
-
-/// The ranks that gave `color`, ordered by key, then by rank; a negative key counts as the rank.
-/// `None` for colour -1. `all` has each rank's colour and key.
-fn group_of(color: i32, all: &[[i32; 3]]) -> Option<Vec<usize>> {
-    if color < 0 {
-        return None;
-    }
-    let mut ranks: Vec<usize> = (0..all.len()).filter(|rank| all[*rank][0] == color).collect();
-    let key = |rank: usize| if all[rank][1] < 0 { rank as i64 } else { all[rank][1].into() };
-    ranks.sort_by_key(|rank| (key(*rank), *rank));
-    Some(ranks)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn groups_are_ordered_by_key_then_rank() {
-        let all = [[0, 5, 1], [1, 0, 1], [0, 5, 1], [0, -1, 1], [-1, 0, 1], [0, 0, 1]];
-        assert_eq!(group_of(0, &all), Some(vec![5, 3, 0, 2]));
-        assert_eq!(group_of(1, &all), Some(vec![1]));
-        assert_eq!(group_of(-1, &all), None);
     }
 }

@@ -1,0 +1,250 @@
+//! The mpi backend: whole operations, handed to the MPI that is there.
+//!
+//! - `library.rs`, `functions.rs`, `abi.rs`: which library, its functions, its constants.
+//! - `runtime.rs`, `caller.rs`: MPI in this process, and which threads may call it.
+//! - `collectives.rs`, `messages.rs`, `reductions.rs`: what is asked of it.
+//! - `waiting.rs`, `staging.rs`: waits with a limit, on memory of ours.
+//! - `news.rs`, `agreement.rs`: what ranks tell each other beside that: failures, and calls to compare.
+
+pub mod abi;
+mod agreement;
+mod caller;
+mod collectives;
+pub mod functions;
+mod library;
+mod messages;
+mod news;
+mod reductions;
+mod runtime;
+mod staging;
+mod waiting;
+
+pub use library::{Library, open};
+pub use runtime::{Place, Runtime};
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Backend, Limits, Operation, split};
+use crate::config::MpiSettings;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result, Status, fail};
+use crate::health::Health;
+use crate::recorder::document::Identity;
+use crate::reduce::environment::Environment;
+use crate::wait::Deadline;
+use abi::{Comm, UNDEFINED};
+use collectives::meet;
+use news::GroupId;
+use staging::Staging;
+use waiting::Way;
+
+/// A group over a communicator of its own.
+pub struct Mpi {
+    runtime: Arc<Runtime>,
+    comm: Comm,
+    id: GroupId,
+    rank: usize,
+    /// Per rank of the group its rank in MPI's world.
+    ranks: Vec<usize>,
+    health: Arc<Health>,
+    /// Whether calls are compared.
+    check: bool,
+    /// Bytes of what MPI is asked for at once.
+    part_bytes: usize,
+    /// Input and output of our own, while no operation uses them.
+    staging: Mutex<Vec<(Staging, Staging)>>,
+}
+
+impl Mpi {
+    /// Starts a world of all ranks that the launcher started, of two at least.
+    pub fn start(runtime: Arc<Runtime>, settings: &MpiSettings) -> Result<Mpi> {
+        let inside = runtime.enter()?;
+        let comm = runtime.duplicate_world(Deadline::after(settings.connect_timeout))?;
+        drop(inside);
+        let mut world = Mpi {
+            comm,
+            id: GroupId { world: 0, group: 0 },
+            rank: runtime.rank,
+            ranks: (0..runtime.size).collect(),
+            health: Arc::new(Health::new()?),
+            check: settings.check,
+            part_bytes: settings.part_bytes / PART_UNIT * PART_UNIT,
+            staging: Mutex::default(),
+            runtime,
+        };
+        world.agree_on_start(settings)?;
+        world.runtime.news.enter(world.id, &world.health);
+        Ok(world)
+    }
+
+    /// Rank 0's number for this start; and settings that all ranks must share.
+    fn agree_on_start(&mut self, settings: &MpiSettings) -> Result<()> {
+        let random =
+            getrandom::u64().map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
+        let own = [random, self.part_bytes as u64, u64::from(self.check)];
+        let mut all = vec![[0u64; 3]; self.ranks.len()];
+        let limit = settings.connect_timeout;
+        let way = if limit.is_some() || !self.runtime.may_block() {
+            Way::Bounded(limit)
+        } else {
+            Way::Blocking
+        };
+        let datatype = self.runtime.library.abi.datatype(Dtype::Uint64);
+        // On the heap, and left there if the wait fails: MPI may still be at work on it.
+        let own = Box::new(own);
+        let (input, output) = (own.as_ptr().cast(), all.as_mut_ptr().cast());
+        let outcome = meet!(
+            self,
+            way,
+            "MPI_Allgather",
+            allgather,
+            iallgather(input, 3, datatype, output, 3, datatype, self.comm)
+        );
+        if let Err(e) = outcome {
+            std::mem::forget((own, all));
+            return Err(e);
+        }
+        for (rank, theirs) in all.iter().enumerate() {
+            if theirs[1..] != own[1..] {
+                fail!(
+                    Config,
+                    "MLXD_CHECK or MLXD_MPI_PART_BYTES is not the same on rank {} and rank {rank}",
+                    self.rank
+                );
+            }
+        }
+        self.id.world = all[0][0];
+        Ok(())
+    }
+
+    /// Fails the group with this error on all its ranks, and returns what failed it.
+    fn failed(&self, error: Error) -> Error {
+        if self.health.fail(error.clone()) {
+            self.runtime.tell(&self.ranks, self.id, &error);
+        }
+        self.health.check().err().unwrap_or(error)
+    }
+}
+
+/// 16 bytes: parts end between elements of every type.
+const PART_UNIT: usize = 16;
+
+impl Backend for Mpi {
+    fn name(&self) -> &'static str {
+        "mpi"
+    }
+
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.ranks.len()
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            world: self.id.world,
+            group: self.id.group,
+            backend: self.name(),
+            rank: self.rank,
+            ranks: self.ranks.clone(),
+        }
+    }
+
+    fn health(&self) -> &Health {
+        &self.health
+    }
+
+    fn accepts(&self, streamed: bool) -> Result<()> {
+        self.runtime.accepts(streamed)
+    }
+
+    fn listen(&self) {
+        if self.runtime.accepts(false).is_ok()
+            && let Ok(_inside) = self.runtime.enter()
+        {
+            self.runtime.listen();
+        }
+    }
+
+    unsafe fn run(&self, operation: &Operation, limits: Limits) -> Result<()> {
+        let _inside = self.runtime.enter()?;
+        self.runtime.listen();
+        self.health.check()?;
+        let _environment = Environment::standard();
+        // SAFETY: the caller vouches for the operation's memory.
+        let outcome = unsafe {
+            match operation {
+                Operation::Collective { sequence, collective } => {
+                    self.collective(*sequence, collective, limits)
+                }
+                Operation::Exchange { dtype, send, recv } => {
+                    self.exchange(*dtype, *send, *recv, limits)
+                }
+            }
+        };
+        outcome.map_err(|e| self.failed(e))
+    }
+
+    fn split(
+        &self,
+        color: i32,
+        key: i32,
+        sequence: u64,
+        limits: Limits,
+    ) -> Result<Option<Box<dyn Backend>>> {
+        let number = self.runtime.next_group_number();
+        let part = split::agree(self, color, key, number, sequence, limits)?;
+        let _inside = self.runtime.enter()?;
+        // All ranks have told their colours, so all come to this, too: MPI has it without a limit.
+        let position = |part: &split::Part| part.ranks.iter().position(|rank| *rank == self.rank);
+        let rank = part.as_ref().and_then(position);
+        let (color, key) = (if part.is_some() { color } else { UNDEFINED }, rank.unwrap_or(0));
+        let mut comm = Comm(0);
+        // SAFETY: a communicator of this MPI, and room for another.
+        let outcome = self.runtime.call("MPI_Comm_split", |f| unsafe {
+            (f.comm_split)(self.comm, color, key as i32, &mut comm)
+        });
+        outcome.map_err(|e| self.failed(e))?;
+        let (Some(part), Some(rank)) = (part, rank) else { return Ok(None) };
+        let id = GroupId { group: part.id(&self.ranks), ..self.id };
+        let health = Arc::new(Health::new()?);
+        self.runtime.news.enter(id, &health);
+        Ok(Some(Box::new(Mpi {
+            runtime: self.runtime.clone(),
+            comm,
+            id,
+            rank,
+            ranks: part.ranks.iter().map(|rank| self.ranks[*rank]).collect(),
+            health,
+            check: self.check,
+            part_bytes: self.part_bytes,
+            staging: Mutex::default(),
+        })))
+    }
+
+    fn fail(&self, cause: &Error) {
+        let allowed = self.runtime.accepts(false).is_ok();
+        match self.runtime.enter() {
+            Ok(_inside) if allowed => drop(self.failed(cause.clone())),
+            // The other ranks learn of it when they wait for this one in vain.
+            _ => drop(self.health.fail(cause.clone())),
+        }
+    }
+
+    fn leave(&self) {
+        self.health.close(Error::new(Status::Aborted, "mlxd_finalize was called"));
+    }
+}
+
+impl Drop for Mpi {
+    /// A group that failed may have calls under way: its communicator stays.
+    fn drop(&mut self) {
+        if self.health.check().is_ok() {
+            self.runtime.free(self.comm);
+        }
+    }
+}

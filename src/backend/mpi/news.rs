@@ -1,0 +1,205 @@
+//! What ranks tell each other beside the program's calls: that a group has failed, and why.
+//!
+//! News travel as messages on a communicator of their own. Nobody waits for them: a rank takes them
+//! in when it makes a call, asks for a group's status, or waits with a limit.
+
+use std::ffi::{c_int, c_void};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::abi::{Comm, MessageStatus, Request, SUCCESS};
+use super::functions::Functions;
+use super::runtime::Runtime;
+use crate::dtype::Dtype;
+use crate::error::Error;
+use crate::health::Health;
+
+/// 4 KiB: what a piece of news may have; MPI sends so little at once, without waiting for a receive.
+const NEWS_BYTES: usize = 4096;
+/// 1 KiB: what of a cause's sentence travels; escaped, it still fits.
+const SENTENCE_BYTES: usize = 1024;
+/// How many news are kept for groups that this rank has not made yet.
+const KEPT: usize = 64;
+
+/// Which group: the start's number and the group's number in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupId {
+    /// The start's number.
+    pub world: u64,
+    /// The group's; 0 is the whole world.
+    pub group: u64,
+}
+
+/// One piece of news.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Failure {
+    id: GroupId,
+    cause: Error,
+}
+
+/// The groups that news may be about, and where news come from.
+#[derive(Debug, Default)]
+pub struct News {
+    /// `None` in a world of one.
+    comm: Option<Comm>,
+    board: Mutex<Board>,
+    /// Held by who takes news in: a message that two have seen is there for one only.
+    listening: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Board {
+    groups: Vec<(GroupId, Weak<Health>)>,
+    early: Vec<Failure>,
+}
+
+impl News {
+    /// News that come on this communicator, which has all ranks.
+    pub fn on(comm: Comm) -> News {
+        News { comm: Some(comm), ..News::default() }
+    }
+
+    /// Makes a group known, and fails it if news of it came already.
+    pub fn enter(&self, id: GroupId, health: &Arc<Health>) {
+        let mut board = self.board.lock();
+        board.groups.retain(|(_, health)| health.strong_count() > 0);
+        board.groups.push((id, Arc::downgrade(health)));
+        let early = board.early.iter().position(|failure| failure.id == id);
+        let early = early.map(|at| board.early.remove(at));
+        drop(board);
+        if let Some(failure) = early {
+            health.fail(failure.cause);
+        }
+    }
+
+    fn deliver(&self, failure: Failure) {
+        let mut board = self.board.lock();
+        let known = board.groups.iter().find(|(id, _)| *id == failure.id);
+        let Some((_, health)) = known else {
+            if board.early.len() == KEPT {
+                board.early.remove(0);
+            }
+            board.early.push(failure);
+            return;
+        };
+        let health = health.upgrade();
+        drop(board);
+        if let Some(health) = health {
+            health.fail(failure.cause);
+        }
+    }
+
+    /// Frees the communicator; MPI ends next, or the program's own use of it.
+    pub fn free(&self, functions: &Functions) {
+        if let Some(mut comm) = self.comm {
+            // SAFETY: ours, freed once, and nobody listens any more. A failure harms nobody.
+            unsafe { (functions.comm_free)(&mut comm) };
+        }
+    }
+}
+
+impl Runtime {
+    /// Takes in what has come; must be called by who may call MPI.
+    pub fn listen(&self) {
+        let Some(comm) = self.news.comm else { return };
+        // Whoever is at it takes in everything.
+        let Some(_listening) = self.news.listening.try_lock() else { return };
+        let abi = &self.library.abi;
+        let (bytes, source) = (abi.datatype(Dtype::Uint8), abi.any_source);
+        let mut status = MessageStatus::default();
+        let mut buffer = [0u8; NEWS_BYTES];
+        loop {
+            let (mut there, mut count): (c_int, c_int) = (0, 0);
+            let code = self.code(|f| {
+                // SAFETY: the communicator is ours, and the results are.
+                let code = unsafe { (f.iprobe)(source, TAG, comm, &mut there, &mut status) };
+                if code != SUCCESS || there == 0 {
+                    return code;
+                }
+                let at: *mut c_void = buffer.as_mut_ptr().cast();
+                // SAFETY: the buffer has as many bytes; the message is there already.
+                unsafe {
+                    let code =
+                        (f.recv)(at, NEWS_BYTES as c_int, bytes, source, TAG, comm, &mut status);
+                    if code == SUCCESS { (f.get_count)(&status, bytes, &mut count) } else { code }
+                }
+            });
+            if there == 0 || !matches!(code, Ok(SUCCESS)) {
+                return;
+            }
+            let text = buffer.get(..usize::try_from(count).unwrap_or(0)).unwrap_or_default();
+            match serde_json::from_slice(text) {
+                Ok(failure) => self.news.deliver(failure),
+                Err(e) => log::warn!("mpi: news that nobody can read: {e}"),
+            }
+        }
+    }
+
+    /// Tells these ranks, of all that were started together, that a group has failed. Must be called
+    /// by who may call MPI.
+    pub fn tell(&self, ranks: &[usize], id: GroupId, cause: &Error) {
+        let Some(comm) = self.news.comm else { return };
+        let cause = Error::new(cause.status, clipped(&cause.message));
+        let Ok(text) = serde_json::to_vec(&Failure { id, cause }) else { return };
+        if text.len() > NEWS_BYTES {
+            return log::warn!("mpi: a cause of {} bytes is not told", text.len());
+        }
+        // MPI may read it until nobody knows when: a failure is worth some bytes for good.
+        let text: &'static [u8] = text.leak();
+        let bytes = self.library.abi.datatype(Dtype::Uint8);
+        for rank in ranks.iter().filter(|rank| **rank != self.rank) {
+            let mut request = Request(0);
+            let (at, count) = (text.as_ptr().cast(), text.len() as c_int);
+            // SAFETY: the text stays; MPI completes the send by itself.
+            let outcome = self.call("MPI_Isend", |f| unsafe {
+                let code = (f.isend)(at, count, bytes, *rank as c_int, TAG, comm, &mut request);
+                if code == SUCCESS { (f.request_free)(&mut request) } else { code }
+            });
+            if let Err(e) = outcome {
+                log::warn!("mpi: rank {rank} is not told of a failure: {e}");
+            }
+        }
+    }
+}
+
+/// There is one kind of message on the communicator.
+const TAG: c_int = 0;
+
+/// What of a sentence travels.
+fn clipped(sentence: &str) -> &str {
+    let mut end = sentence.len().min(SENTENCE_BYTES);
+    while !sentence.is_char_boundary(end) {
+        end -= 1;
+    }
+    &sentence[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Status;
+
+    #[test]
+    fn news_wait_for_their_group() {
+        let news = News::default();
+        let id = |group| GroupId { world: 7, group };
+        let cause = Error::new(Status::Aborted, "enough");
+        let healths: Vec<_> = (0..2).map(|_| Arc::new(Health::new().unwrap())).collect();
+        news.enter(id(0), &healths[0]);
+        news.deliver(Failure { id: id(1), cause: cause.clone() });
+        assert!(healths[0].check().is_ok());
+        news.enter(id(1), &healths[1]);
+        assert_eq!(healths[1].check().unwrap_err(), cause);
+        news.deliver(Failure { id: id(0), cause: cause.clone() });
+        assert_eq!(healths[0].check().unwrap_err(), cause);
+    }
+
+    #[test]
+    fn sentences_are_clipped_between_letters() {
+        assert_eq!(clipped("short"), "short");
+        let long = format!("{}é", "x".repeat(SENTENCE_BYTES - 1));
+        assert_eq!(clipped(&long).len(), SENTENCE_BYTES - 1);
+    }
+}
