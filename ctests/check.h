@@ -141,9 +141,20 @@ static inline int check_finish(const char *program) {
     return failures == 0 ? 0 : 1;
 }
 
+/* The backend that a program runs on, unless it is about a certain one: MLXD_TEST_BACKEND, or ring. */
+static inline const char *test_backend(void) {
+    const char *name = getenv("MLXD_TEST_BACKEND");
+    return name != NULL && name[0] != '\0' ? name : "ring";
+}
+
+/* Where MPI's rules differ from those of the backends that are all ours. */
+static inline bool over_mpi(void) {
+    return strcmp(test_backend(), "mpi") == 0;
+}
+
 /* The world that the environment describes; ends the program where there is none. */
 static inline mlxd_group *world_start(void) {
-    mlxd_group *world = mlxd_init(true, "ring");
+    mlxd_group *world = mlxd_init(true, test_backend());
     if (world == NULL) {
         fprintf(stderr, "mlxd_init: %s: %s\n", mlxd_status_name(mlxd_last_status()),
                 mlxd_last_error());

@@ -82,7 +82,7 @@ static mlxd_group *with_limits(const char *operation_ms, const char *recv_ms) {
     REQUIRE(options != NULL);
     REQUIRE_OK(mlxd_options_set(options, "MLXD_TIMEOUT_MS", operation_ms));
     REQUIRE_OK(mlxd_options_set(options, "MLXD_RECV_TIMEOUT_MS", recv_ms));
-    mlxd_group *group = mlxd_init_with_options(true, "ring", options);
+    mlxd_group *group = mlxd_init_with_options(true, test_backend(), options);
     REQUIRE(group != NULL);
     mlxd_options_free(options);
     return group;

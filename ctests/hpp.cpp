@@ -581,15 +581,15 @@ void check_options(const mlxd::Group &world) {
                              world);
         });
     mlxd::Options moved = std::move(options);
-    const mlxd::Group second = mlxd::init(true, "ring", moved);
-    CHECK(second.rank() == rank && second.size() == size && second.backend() == "ring");
+    const mlxd::Group second = mlxd::init(true, test_backend(), moved);
+    CHECK(second.rank() == rank && second.size() == size && second.backend() == test_backend());
     CHECK(mlxd::all_sum(1, second) == size);
     mlxd::barrier(world);
 
     CHECK_THROWS(moved.set("MLXD_NO_SUCH_SETTING", "1"), invalid_argument);
     moved.set_all_gather([](const void *, void *, std::size_t) { throw std::runtime_error("no"); });
     if (size > 1) {
-        const Status failed = thrown([&] { (void)mlxd::init(true, "ring", moved); });
+        const Status failed = thrown([&] { (void)mlxd::init(true, test_backend(), moved); });
         CHECK(failed != Status::ok && failed != Status::internal);
     }
 }

@@ -104,9 +104,9 @@ static void forked(void) {
 static void with_options(void) {
     mlxd_options *options = mlxd_options_new();
     REQUIRE(options != NULL);
-    mlxd_group *first = mlxd_init_with_options(true, "ring", options);
+    mlxd_group *first = mlxd_init_with_options(true, test_backend(), options);
     REQUIRE(first != NULL);
-    mlxd_group *second = mlxd_init_with_options(true, "ring", options);
+    mlxd_group *second = mlxd_init_with_options(true, test_backend(), options);
     REQUIRE(second != NULL);
     mlxd_group *world = world_start();
     check_whole(second);

@@ -98,10 +98,6 @@ pub struct Abi {
     pub errors_return: Errhandler,
     /// `MPI_SUM`
     pub sum: Op,
-    /// `MPI_MAX`
-    pub max: Op,
-    /// `MPI_MIN`
-    pub min: Op,
     /// The type of the same size for each [`Dtype`], by number: arithmetic on those that MPI lacks
     /// is ours.
     pub datatypes: [Datatype; 14],
@@ -151,8 +147,6 @@ impl Abi {
             comm_world: Comm(find(c"ompi_mpi_comm_world")?),
             errors_return: Errhandler(find(c"ompi_mpi_errors_return")?),
             sum: Op(find(c"ompi_mpi_op_sum")?),
-            max: Op(find(c"ompi_mpi_op_max")?),
-            min: Op(find(c"ompi_mpi_op_min")?),
             datatypes,
             thread_multiple: 3,
             any_source: -1,
@@ -170,8 +164,6 @@ impl Abi {
             family: Family::Mpich,
             comm_world: Comm(0x4400_0000),
             errors_return: Errhandler(0x5400_0001),
-            max: Op(0x5800_0001),
-            min: Op(0x5800_0002),
             sum: Op(0x5800_0003),
             datatypes: [
                 0x4c00_013b, // MPI_UINT8_T for bool
@@ -207,8 +199,6 @@ impl Abi {
             comm_world: Comm(0x101),
             errors_return: Errhandler(0x143),
             sum: Op(0x21),
-            min: Op(0x22),
-            max: Op(0x23),
             datatypes: [
                 0x241, // MPI_UINT8_T for bool
                 0x240, // MPI_INT8_T ...
