@@ -25,9 +25,9 @@ pub struct Library {
 
 /// What Open MPI 4 and 5 call their library.
 const OPEN_MPI: &CStr = c"libmpi.so.40";
-/// MPICH under Debian's name, then as MPICH, Intel MPI and MVAPICH agreed to call it, then as the
-/// standard of MPI 5 does.
-const MPICH: [&CStr; 3] = [c"libmpich.so.12", c"libmpi.so.12", c"libmpi_abi.so.1"];
+/// As MPICH, Intel MPI and MVAPICH agreed to call it; MPICH under Debian's name, which is there
+/// although another one was put in the search path; as the standard of MPI 5 does.
+const MPICH: [&CStr; 3] = [c"libmpi.so.12", c"libmpich.so.12", c"libmpi_abi.so.1"];
 /// Whatever the system takes for its MPI: there with its development files.
 const ANY: &CStr = c"libmpi.so";
 
@@ -78,10 +78,10 @@ fn search(settings: &MpiSettings) -> Result<Library> {
 
 /// In the order in which to try them: first the family of the launcher that started this process.
 fn candidates(settings: &MpiSettings) -> [&'static CStr; 5] {
-    let [debian, mpich, standard] = MPICH;
+    let [mpich, debian, standard] = MPICH;
     match settings.launcher.as_ref().is_some_and(|launcher| launcher.is_mpich()) {
-        true => [debian, mpich, standard, OPEN_MPI, ANY],
-        false => [OPEN_MPI, debian, mpich, standard, ANY],
+        true => [mpich, debian, standard, OPEN_MPI, ANY],
+        false => [OPEN_MPI, mpich, debian, standard, ANY],
     }
 }
 
