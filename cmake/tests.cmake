@@ -1,6 +1,6 @@
 # The C tests. Labels: `ring` (operations over the ring), `contract` (start-up and argument errors),
 # `faults` (failures that a test brings about), `shm`, `tcp` and `mixed` (see add_ranks), `quick` (up to
-# three ranks), `long-memory` (needs 6 GiB of memory, 11 with MLXD_TEST_LONG; skips itself where there
+# three ranks), `mpi` (mpi_tests.cmake), `long-memory` (needs 6 GiB of memory, 11 with MLXD_TEST_LONG; skips itself where there
 # is less).
 
 set(ctests_dir "${PROJECT_SOURCE_DIR}/ctests")
@@ -197,4 +197,5 @@ add_test(NAME exports
           -P "${PROJECT_SOURCE_DIR}/cmake/check_exports.cmake")
 set_tests_properties(exports PROPERTIES LABELS "contract;quick" TIMEOUT 60)
 
+include(cmake/mpi_tests.cmake)
 include(cmake/package_tests.cmake)

@@ -1,5 +1,5 @@
-/* An MPI that grants MPI_THREAD_FUNNELED and no more: the one it is linked with, but for that. A shared
- * library that MLX_MPI_LIBNAME names. */
+/* An MPI that grants MPI_THREAD_FUNNELED and no more: the one it is linked with, but for that. A
+ * shared library that MLX_MPI_LIBNAME names. */
 #include <mpi.h>
 
 int MPI_Init_thread(int *argc, char ***argv, int required, int *provided) {

@@ -104,7 +104,8 @@ impl Mpi {
         );
         if let Err(e) = outcome {
             std::mem::forget((own, all));
-            return Err(e);
+            let late = e.status == Status::Timeout;
+            return Err(if late { self.runtime.somebody_is_late() } else { e });
         }
         for (rank, theirs) in all.iter().enumerate() {
             if theirs[1..] != own[1..] {
@@ -172,7 +173,7 @@ impl Backend for Mpi {
 
     unsafe fn run(&self, operation: &Operation, limits: Limits) -> Result<()> {
         let _inside = self.runtime.enter()?;
-        self.runtime.listen();
+        self.runtime.listen_now_and_then();
         self.health.check()?;
         let _environment = Environment::standard();
         // SAFETY: the caller vouches for the operation's memory.

@@ -1,9 +1,11 @@
 //! What ranks tell each other beside the program's calls: that a group has failed, and why.
 //!
 //! News travel as messages on a communicator of their own. Nobody waits for them: a rank takes them
-//! in when it makes a call, asks for a group's status, or waits with a limit.
+//! in now and then when it makes a call, when it asks for a group's status, and while it waits with a
+//! limit.
 
 use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -15,6 +17,7 @@ use super::runtime::Runtime;
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::health::Health;
+use crate::recorder;
 
 /// 4 KiB: what a piece of news may have; MPI sends so little at once, without waiting for a receive.
 const NEWS_BYTES: usize = 4096;
@@ -47,6 +50,8 @@ pub struct News {
     board: Mutex<Board>,
     /// Held by who takes news in: a message that two have seen is there for one only.
     listening: Mutex<()>,
+    /// When somebody listened last, by the coarse clock.
+    heard: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +106,16 @@ impl News {
 }
 
 impl Runtime {
+    /// Takes in what has come, unless somebody did so within this tick of the coarse clock (1 to
+    /// 10 ms): to look takes 0.4 us in Open MPI, half of what a small all_sum takes. Must be called by
+    /// who may call MPI.
+    pub fn listen_now_and_then(&self) {
+        let now = recorder::now();
+        if self.news.heard.swap(now, Ordering::Relaxed) != now {
+            self.listen();
+        }
+    }
+
     /// Takes in what has come; must be called by who may call MPI.
     pub fn listen(&self) {
         let Some(comm) = self.news.comm else { return };

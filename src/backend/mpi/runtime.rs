@@ -198,12 +198,7 @@ impl Runtime {
         let mut status = MessageStatus::default();
         match self.await_request(&mut request, &mut status, deadline, || Ok(()))? {
             Some(code) => self.library.check(what, code)?,
-            None => fail!(
-                Timeout,
-                "not all {} ranks that were started together called mlxd_init in time \
-                 (MLXD_CONNECT_TIMEOUT_MS)",
-                self.size
-            ),
+            None => return Err(self.somebody_is_late()),
         }
         // SAFETY: the request is complete, so MPI is done with it; it came from Box::leak.
         let comm = *unsafe { Box::from_raw(at) };
@@ -213,6 +208,16 @@ impl Runtime {
             (f.comm_set_errhandler)(comm, errors_return)
         })?;
         Ok(comm)
+    }
+
+    /// What to say when a start takes too long.
+    pub fn somebody_is_late(&self) -> Error {
+        let message = format!(
+            "not all {} ranks that were started together called mlxd_init in time \
+             (MLXD_CONNECT_TIMEOUT_MS)",
+            self.size
+        );
+        Error::new(Status::Timeout, message)
     }
 
     /// A number for a group that this rank leads.
