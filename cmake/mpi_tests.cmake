@@ -110,7 +110,10 @@ endforeach()
 
 if(MLXD_BUILD_EXAMPLES AND TARGET train_digits)
   foreach(mpi openmpi mpich)
-    add_mpi_test(train_digits ${mpi} 2 "" $<TARGET_FILE:train_digits>
-                 "${PROJECT_SOURCE_DIR}/examples/data/digits.csv.gz")
+    add_test(NAME mpi_train_digits_${mpi}
+      COMMAND "${ctests_dir}/train_digits.sh" "${launch}" $<TARGET_FILE:train_digits>
+              "${PROJECT_SOURCE_DIR}/examples/data/digits.csv.gz" ${mpi})
+    set_tests_properties(mpi_train_digits_${mpi} PROPERTIES LABELS mpi TIMEOUT 300 PROCESSORS 2
+      SKIP_RETURN_CODE 77)
   endforeach()
 endif()
