@@ -82,6 +82,43 @@ prepare_build() {
     need cc gcc c++ g++ make make cmake cmake
 }
 
+# try_need ...: need, for what tests can do without: false if it could not be had.
+try_need() {
+    (need "$@")
+}
+
+# The MPIs that tests run on: Debian's two families, and the newest of each family from PyPI, in
+# environments of their own below the build folder. Prints a line for each that could not be had; its
+# tests are skipped.
+get_mpis() {
+    try_need mpirun.openmpi openmpi-bin mpicc.openmpi libopenmpi-dev mpiexec.mpich mpich \
+        mpicc.mpich libmpich-dev >&2 || echo "Debian's Open MPI and MPICH"
+    local pair name package
+    for pair in openmpi=openmpi mpich=mpich impi=impi-rt; do
+        name=${pair%=*} package=${pair#*=}
+        local home=$build_dir/mpi/$name
+        if [ -x "$home/bin/mpiexec" ]; then
+            continue
+        fi
+        say "getting $package from PyPI" >&2
+        if ! python3 -c 'import ensurepip' 2>/dev/null; then
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+                --no-install-recommends python3-venv >&2 || true
+        fi
+        if ! python3 -m venv "$home" >&2 || ! "$home/bin/pip" -q install "$package" >&2; then
+            rm -rf "$home"
+            echo "$package from PyPI"
+        fi
+    done
+}
+
+# What the crate mpi-sys needs to read an mpi.h: libclang and its own headers.
+have_libclang() {
+    compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null ||
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+            --no-install-recommends libclang-dev >&2
+}
+
 configure() {
     cmake -S . -B "$build_dir" -DMLXD_TARGET_DIR="$(realpath -m "$target_dir")"
 }
