@@ -141,7 +141,7 @@ static inline int check_finish(const char *program) {
     return failures == 0 ? 0 : 1;
 }
 
-/* The backend that a program runs on, unless it is about a certain one: MLXD_TEST_BACKEND, or ring. */
+/* The backend of programs that are not about a certain one: MLXD_TEST_BACKEND, or ring. */
 static inline const char *test_backend(void) {
     const char *name = getenv("MLXD_TEST_BACKEND");
     return name != NULL && name[0] != '\0' ? name : "ring";

@@ -4,8 +4,8 @@
 
 #include <pthread.h>
 
-/* Backends of the contract that this version has; one line changes when another comes. (Whether there is
- * an MPI is the machine's affair: mpi_start.c.) */
+/* Backends of the contract that this version has; one line changes when another comes. (Whether
+ * there is an MPI is the machine's affair: mpi_start.c.) */
 #define HAVE_MPI true
 #define HAVE_NCCL false
 #define HAVE_JACCL false

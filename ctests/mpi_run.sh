@@ -18,7 +18,9 @@ skip() {
 
 # home NAME: the environment that one of PyPI's MPIs is in.
 home() {
-    [ -n "$pypi" ] && [ -x "$pypi/$1/bin/mpiexec" ] || skip "no $1 from PyPI; scripts/test gets it"
+    if [ -z "$pypi" ] || [ ! -x "$pypi/$1/bin/mpiexec" ]; then
+        skip "no $1 from PyPI; scripts/test gets it"
+    fi
     echo "$pypi/$1"
 }
 

@@ -78,11 +78,16 @@ unsafe fn collective(
 /// failure too.
 ///
 /// *Threads.* Any thread may call, several at once too; where the order of two calls matters, the
-/// threads must see to it themselves.
+/// threads must see to it themselves. On mpi, in a program that initialised MPI itself below
+/// MPI_THREAD_MULTIPLE, only the thread that did so may call, without a stream.
+///
+/// *MPI* ends the whole job when a rank dies; compares the calls of ranks only with MLXD_CHECK=1,
+/// messages aside; and waits without a limit unless one is set.
 ///
 /// - MLXD_ERROR_INVALID_ARGUMENT: group or buffer is NULL, a handle is of the process that forked
 ///   this one, the dtype is unknown, there are more bytes than memory can hold, or buffers overlap.
 ///   Nothing was done and the group works on.
+/// - MLXD_ERROR_UNSUPPORTED: on mpi, this thread or a stream's may not call MPI. Likewise.
 ///
 /// All others fail the group on all its ranks for good; each later call on it returns the same
 /// status.
@@ -95,6 +100,7 @@ unsafe fn collective(
 /// - MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
 /// - MLXD_ERROR_SYSTEM: a call to the operating system failed, there is no memory for scratch space, or
 ///   a checksum was wrong (MLXD_CHECKSUM); the message says between which ranks, and where.
+/// - MLXD_ERROR_BACKEND: MPI reported an error; the message has its words.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_all_sum(
     group: *mut mlxd_group,

@@ -105,8 +105,9 @@ pub unsafe extern "C" fn mlxd_group_split(
 /// Sets how long each operation of this group that is called from now on, receives included, may go
 /// without progress, in milliseconds; 0: no limit. The limit counts from when the operation starts
 /// to run, and holds for all handles of the group in this process; other ranks have their own.
-/// Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. Any thread; never
-/// blocks.
+/// Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. On mpi a limit
+/// makes operations run on memory of the library's own, and there is none by default. Any thread;
+/// never blocks.
 ///
 /// - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
 #[unsafe(no_mangle)]
@@ -123,7 +124,7 @@ pub unsafe extern "C" fn mlxd_group_set_timeout(
 
 /// MLXD_OK while the group works, or what failed it, with mlxd_last_error() saying more: the same
 /// status that every operation on it returns from then on. A failure on another rank is known here
-/// within moments, without a call. Any thread; never blocks.
+/// within moments, without another call. Any thread; never blocks.
 ///
 /// - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
 /// - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
@@ -136,7 +137,8 @@ pub unsafe extern "C" fn mlxd_group_status(group: *const mlxd_group) -> mlxd_sta
 
 /// Fails the group on all its ranks: calls that wait in it, on whatever rank, return
 /// MLXD_ERROR_ABORTED within a second, and so does every later call. Groups made from it by
-/// mlxd_group_split(), and its parent, work on. The handle must be freed nevertheless. MLXD_OK also
+/// mlxd_group_split(), and its parent, work on. On mpi, calls that wait without a limit wait on, and
+/// only later ones fail. The handle must be freed nevertheless. MLXD_OK also
 /// if the group has failed already, whose status then stays. Any thread, also while others wait in
 /// the group; not from a signal handler itself. Never blocks.
 ///

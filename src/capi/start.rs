@@ -33,21 +33,27 @@ pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
 /// kept, or with `strict` NULL. Settings that are there but wrong give NULL in both modes, and so
 /// do variables that announce a world of more than one which no backend could start.
 ///
-/// Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS. Any thread; calls that start
-/// worlds run one after the other.
+/// "mpi" asks MPI who the other ranks are, initialising it if the program has not; "any" takes it
+/// only in a process that an MPI launcher started.
+///
+/// Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS (MPI's own initialisation has
+/// no limit). Any thread; calls that start worlds run one after the other.
 ///
 /// NULL on error, with mlxd_last_status() and mlxd_last_error():
 ///
 /// - MLXD_ERROR_INVALID_ARGUMENT: no backend of that name.
+/// - MLXD_ERROR_UNSUPPORTED: MPI has ended, or belongs to the process that forked this one.
 /// - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
 /// - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
-///   that cannot be listened at; MLXD_TRANSPORT is shm and the ranks are on several hosts.
+///   that cannot be listened at; MLXD_TRANSPORT is shm and the ranks are on several hosts; the MPI
+///   library is not the launcher's.
 /// - MLXD_ERROR_TIMEOUT: ranks did not come; the message names them.
 /// - MLXD_ERROR_AUTH: MLXD_SECRET differs between ranks.
 /// - MLXD_ERROR_PEER_LOST: a rank was lost during the start.
 /// - MLXD_ERROR_ABORTED: a rank that was ready earlier has called mlxd_group_abort() already.
 /// - MLXD_ERROR_SYSTEM: a socket, a thread, or (if MLXD_TRANSPORT is shm) shared memory could not be
 ///   made.
+/// - MLXD_ERROR_BACKEND: MPI reported an error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_init(strict: mlxd_truth, backend: *const c_char) -> *mut mlxd_group {
     guard_value(std::ptr::null_mut(), || {
@@ -83,11 +89,12 @@ pub unsafe extern "C" fn mlxd_init_with_options(
 
 /// Says goodbye to the other ranks of every world and forgets the worlds. Groups whose handles are
 /// still out answer MLXD_ERROR_ABORTED, also to calls that are waiting; the handles must be freed
-/// nevertheless. A later mlxd_init() starts a new world.
+/// nevertheless. A later mlxd_init() starts a new world, but for MPI: if the library initialised it,
+/// it ends it here, which waits for all ranks, and MPI cannot be started again.
 ///
 /// A normal end of the process does the same. A rank that leaves after its part is done fails
 /// nobody; whoever still needs bytes from it gets MLXD_ERROR_PEER_LOST. Returns nothing, but sets
-/// mlxd_last_status(). Any thread; blocks at most a second. In a forked child it does nothing to
+/// mlxd_last_status(). Any thread; blocks at most a second, MPI aside. In a forked child it does nothing to
 /// the worlds of the parent.
 #[unsafe(no_mangle)]
 pub extern "C" fn mlxd_finalize() {
