@@ -111,7 +111,8 @@ impl Runtime {
     /// who may call MPI.
     pub fn listen_now_and_then(&self) {
         let now = recorder::now();
-        if self.news.heard.swap(now, Ordering::Relaxed) != now {
+        if self.news.heard.load(Ordering::Relaxed) != now {
+            self.news.heard.store(now, Ordering::Relaxed);
             self.listen();
         }
     }

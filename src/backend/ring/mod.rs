@@ -206,7 +206,7 @@ impl Backend for Ring {
         limits: Limits,
     ) -> Result<Option<Box<dyn Backend>>> {
         let number = self.world.next_group_number();
-        let Some(part) = split::agree(self, color, key, number as u32, sequence, limits)? else {
+        let Some(part) = split::agree(self, color, key, number, sequence, limits)? else {
             return Ok(None);
         };
         let ranks: Vec<usize> = part.ranks.iter().map(|rank| self.member.ranks[*rank]).collect();
