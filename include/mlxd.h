@@ -260,21 +260,27 @@ bool mlxd_is_available(const char *backend);
  * kept, or with `strict` NULL. Settings that are there but wrong give NULL in both modes, and so
  * do variables that announce a world of more than one which no backend could start.
  *
- * Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS. Any thread; calls that start
- * worlds run one after the other.
+ * "mpi" asks MPI who the other ranks are, initialising it if the program has not; "any" takes it
+ * only in a process that an MPI launcher started.
+ *
+ * Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS (MPI's own initialisation has
+ * no limit). Any thread; calls that start worlds run one after the other.
  *
  * NULL on error, with mlxd_last_status() and mlxd_last_error():
  *
  * - MLXD_ERROR_INVALID_ARGUMENT: no backend of that name.
+ * - MLXD_ERROR_UNSUPPORTED: MPI has ended, or belongs to the process that forked this one.
  * - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
  * - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
- *   that cannot be listened at; MLXD_TRANSPORT is shm and the ranks are on several hosts.
+ *   that cannot be listened at; MLXD_TRANSPORT is shm and the ranks are on several hosts; the MPI
+ *   library is not the launcher's.
  * - MLXD_ERROR_TIMEOUT: ranks did not come; the message names them.
  * - MLXD_ERROR_AUTH: MLXD_SECRET differs between ranks.
  * - MLXD_ERROR_PEER_LOST: a rank was lost during the start.
  * - MLXD_ERROR_ABORTED: a rank that was ready earlier has called mlxd_group_abort() already.
  * - MLXD_ERROR_SYSTEM: a socket, a thread, or (if MLXD_TRANSPORT is shm) shared memory could not be
  *   made.
+ * - MLXD_ERROR_BACKEND: MPI reported an error.
  */
 mlxd_group *mlxd_init(bool strict, const char *backend);
 
@@ -292,11 +298,12 @@ mlxd_group *mlxd_init_with_options(bool strict, const char *backend, const mlxd_
 /**
  * Says goodbye to the other ranks of every world and forgets the worlds. Groups whose handles are
  * still out answer MLXD_ERROR_ABORTED, also to calls that are waiting; the handles must be freed
- * nevertheless. A later mlxd_init() starts a new world.
+ * nevertheless. A later mlxd_init() starts a new world, but for MPI: if the library initialised it,
+ * it ends it here, which waits for all ranks, and MPI cannot be started again.
  *
  * A normal end of the process does the same. A rank that leaves after its part is done fails
  * nobody; whoever still needs bytes from it gets MLXD_ERROR_PEER_LOST. Returns nothing, but sets
- * mlxd_last_status(). Any thread; blocks at most a second. In a forked child it does nothing to
+ * mlxd_last_status(). Any thread; blocks at most a second, MPI aside. In a forked child it does nothing to
  * the worlds of the parent.
  */
 void mlxd_finalize(void);
@@ -346,8 +353,9 @@ mlxd_status mlxd_group_split(mlxd_group *group, int32_t color, int32_t key, mlxd
  * Sets how long each operation of this group that is called from now on, receives included, may go
  * without progress, in milliseconds; 0: no limit. The limit counts from when the operation starts
  * to run, and holds for all handles of the group in this process; other ranks have their own.
- * Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. Any thread; never
- * blocks.
+ * Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. On mpi a limit
+ * makes operations run on memory of the library's own, and there is none by default. Any thread;
+ * never blocks.
  *
  * - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
  */
@@ -356,7 +364,7 @@ mlxd_status mlxd_group_set_timeout(mlxd_group *group, uint64_t milliseconds);
 /**
  * MLXD_OK while the group works, or what failed it, with mlxd_last_error() saying more: the same
  * status that every operation on it returns from then on. A failure on another rank is known here
- * within moments, without a call. Any thread; never blocks.
+ * within moments, without another call. Any thread; never blocks.
  *
  * - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
  * - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
@@ -367,7 +375,8 @@ mlxd_status mlxd_group_status(const mlxd_group *group);
 /**
  * Fails the group on all its ranks: calls that wait in it, on whatever rank, return
  * MLXD_ERROR_ABORTED within a second, and so does every later call. Groups made from it by
- * mlxd_group_split(), and its parent, work on. The handle must be freed nevertheless. MLXD_OK also
+ * mlxd_group_split(), and its parent, work on. On mpi, calls that wait without a limit wait on, and
+ * only later ones fail. The handle must be freed nevertheless. MLXD_OK also
  * if the group has failed already, whose status then stays. Any thread, also while others wait in
  * the group; not from a signal handler itself. Never blocks.
  *
@@ -423,11 +432,16 @@ void mlxd_group_free(mlxd_group *group);
  * failure too.
  *
  * *Threads.* Any thread may call, several at once too; where the order of two calls matters, the
- * threads must see to it themselves.
+ * threads must see to it themselves. On mpi, in a program that initialised MPI itself below
+ * MPI_THREAD_MULTIPLE, only the thread that did so may call, without a stream.
+ *
+ * *MPI* ends the whole job when a rank dies; compares the calls of ranks only with MLXD_CHECK=1,
+ * messages aside; and waits without a limit unless one is set.
  *
  * - MLXD_ERROR_INVALID_ARGUMENT: group or buffer is NULL, a handle is of the process that forked
  *   this one, the dtype is unknown, there are more bytes than memory can hold, or buffers overlap.
  *   Nothing was done and the group works on.
+ * - MLXD_ERROR_UNSUPPORTED: on mpi, this thread or a stream's may not call MPI. Likewise.
  *
  * All others fail the group on all its ranks for good; each later call on it returns the same
  * status.
@@ -440,6 +454,7 @@ void mlxd_group_free(mlxd_group *group);
  * - MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
  * - MLXD_ERROR_SYSTEM: a call to the operating system failed, there is no memory for scratch space, or
  *   a checksum was wrong (MLXD_CHECKSUM); the message says between which ranks, and where.
+ * - MLXD_ERROR_BACKEND: MPI reported an error; the message has its words.
  */
 mlxd_status mlxd_all_sum(mlxd_group *group,
                          const void *input,
