@@ -407,7 +407,7 @@ mod tests {
         let child = mailbox.socket.try_clone().unwrap();
         drop(mailbox);
         let error = Mailbox::push(&name, 1, file(1).as_fd()).unwrap_err();
-        assert_eq!(error.status, Status::System);
+        assert_eq!(error.status, Status::PeerLost);
         assert!(error.message.contains(&name), "{error}");
         drop(child);
         assert!(Mailbox::push(&name, 1, file(1).as_fd()).is_err());
