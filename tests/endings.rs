@@ -81,6 +81,88 @@ fn who_needs_a_rank_that_freed_a_part_is_told_so() {
     });
 }
 
+#[test]
+fn who_receives_from_a_rank_that_freed_a_part_is_told_so() {
+    let port = free_port();
+    let freed = Barrier::new(2);
+    ranks(2, |rank| {
+        let world = start(with_coordinator(port, rank, 2));
+        let part = split(world, 0);
+        let mut byte = 7u8;
+        let memory: *mut c_void = (&raw mut byte).cast();
+        if rank == 1 {
+            // What was sent before comes, however late it is asked for.
+            // SAFETY: one byte is sent.
+            let sent = unsafe { mlxd_send(world, memory, 1, MLXD_UINT8, 0, null_mut()) };
+            assert_eq!(sent, MLXD_OK, "{}", last_error());
+            free(part);
+            freed.wait();
+        } else {
+            freed.wait();
+            let begin = Instant::now();
+            // SAFETY: there is room for one byte.
+            let status = unsafe { mlxd_recv(part, memory, 1, MLXD_UINT8, 1, null_mut()) };
+            assert_eq!(status, MLXD_ERROR_PEER_LOST, "{}", last_error());
+            assert!(last_error().contains("has freed its handle"), "{}", last_error());
+            assert!(begin.elapsed() < Duration::from_secs(10));
+            // SAFETY: as above.
+            let status = unsafe { mlxd_recv(world, memory, 1, MLXD_UINT8, 1, null_mut()) };
+            assert_eq!((status, byte), (MLXD_OK, 7), "{}", last_error());
+            free(part);
+        }
+        check_sum(world, rank, 2);
+        free(world);
+    });
+}
+
+#[test]
+fn an_impatient_rank_0_waits_for_who_is_late() {
+    let port = free_port();
+    ranks(3, |rank| {
+        let options = with_coordinator(port, rank, 3);
+        if rank == 0 {
+            set(options, "MLXD_PEER_TIMEOUT_MS", "400");
+        } else if rank == 2 {
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+        let world = start(options);
+        // Rank 0's patience is short, and this machine may be busy.
+        free(world);
+    });
+}
+
+#[test]
+fn a_rank_comes_again_though_it_gave_up_before_rank_0_began() {
+    let port = free_port();
+    let late = Barrier::new(2);
+    ranks(2, |rank| {
+        // Its listener is there from now on.
+        let first = start(with_coordinator(port, rank, 2));
+        if rank == 1 {
+            for _ in 0..2 {
+                let options = with_coordinator(port, rank, 2);
+                set(options, "MLXD_CONNECT_TIMEOUT_MS", "200");
+                // SAFETY: options is valid, and freed once.
+                unsafe {
+                    let world = mlxd_init_with_options(1, c"ring".as_ptr(), options);
+                    assert!(world.is_null());
+                    mlxd_options_free(options);
+                }
+                assert!(last_error().contains("began no start"), "{}", last_error());
+            }
+        }
+        late.wait();
+        if rank == 0 {
+            // The living one is in line behind the others.
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let second = start(with_coordinator(port, rank, 2));
+        check_sum(second, rank, 2);
+        free(second);
+        free(first);
+    });
+}
+
 /// The root is done and has freed the part, while the last rank of the tree waits for a late one.
 #[test]
 fn a_rank_may_free_a_part_that_others_are_still_in() {
@@ -212,17 +294,14 @@ fn a_start_ends_for_all_with_the_cause_of_whoever_gives_up() {
     ranks(2, |rank| {
         let options = with_coordinator(port, rank, 3);
         if rank == 1 {
-            let (name, value) = (c"MLXD_CONNECT_TIMEOUT_MS", c"400");
-            // SAFETY: options is valid, and both strings end with a NUL.
-            let status = unsafe { mlxd_options_set(options, name.as_ptr(), value.as_ptr()) };
-            assert_eq!(status, MLXD_OK);
+            set(options, "MLXD_CONNECT_TIMEOUT_MS", "2000");
         }
         let begin = Instant::now();
         // SAFETY: options is valid, and freed once.
         let world = unsafe { mlxd_init_with_options(1, c"ring".as_ptr(), options) };
         assert!(world.is_null());
         assert_eq!(mlxd_last_status(), MLXD_ERROR_TIMEOUT, "{}", last_error());
-        assert!(last_error().contains("rank 2 did not come within 400 ms"), "{}", last_error());
+        assert!(last_error().contains("rank 2 did not come within 2000 ms"), "{}", last_error());
         assert!(begin.elapsed() < Duration::from_secs(10));
         // SAFETY: as above.
         unsafe { mlxd_options_free(options) };

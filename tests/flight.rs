@@ -55,12 +55,6 @@ impl Scratch {
     }
 }
 
-fn set(options: *mut mlxd_options, name: &str, value: &str) {
-    let (name, value) = (CString::new(name).unwrap(), CString::new(value).unwrap());
-    // SAFETY: options is valid, and both strings end with a NUL.
-    assert_eq!(unsafe { mlxd_options_set(options, name.as_ptr(), value.as_ptr()) }, MLXD_OK);
-}
-
 fn sum(group: *mut mlxd_group, count: usize) -> mlxd_status {
     let (input, mut output) = (vec![1f32; count], vec![0f32; count]);
     let (from, into) = (input.as_ptr().cast(), output.as_mut_ptr().cast());

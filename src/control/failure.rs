@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::message::Message;
+use super::message::{Message, Wait};
 use super::world::{Member, Presence, Shared, World};
 use crate::call::{Call, mismatch};
 use crate::error::{Error, Status};
@@ -47,17 +47,27 @@ impl World {
 
     /// Tells the group's other ranks which collective this rank has been waiting in for a while.
     pub fn announce_stall(&self, member: &Member, call: Call) {
-        self.tell_stall(member, self.others(member), Some(call));
+        self.tell_stall(member, self.others(member), Wait::Collective(call));
     }
 
-    /// Tells a rank of the group that a message with it has been waited for for a while.
-    pub fn announce_waiting(&self, member: &Member, peer: usize) {
-        self.tell_stall(member, vec![member.ranks[peer]], None);
+    /// Tells a rank of the group that this one has been waiting for a while to send to it.
+    pub fn announce_send(&self, member: &Member, peer: usize) {
+        let wait = Wait::Message { connected: true };
+        self.tell_stall(member, vec![member.ranks[peer]], wait);
     }
 
-    fn tell_stall(&self, member: &Member, to: Vec<usize>, call: Option<Call>) {
+    /// Tells a rank of the group that this one has been waiting for a while to receive from it. If its
+    /// lane has come, it has the group, and nothing is to be learnt.
+    pub fn announce_recv(&self, member: &Member, peer: usize) {
+        let peer = member.ranks[peer];
+        if self.shared.lock().expects_message(member.group, peer) {
+            self.tell_stall(member, vec![peer], Wait::Message { connected: false });
+        }
+    }
+
+    fn tell_stall(&self, member: &Member, to: Vec<usize>, wait: Wait) {
         let Member { group, parent, .. } = *member;
-        self.reactor.tell(self.key(), to, Message::Stalled { group, parent, call });
+        self.reactor.tell(self.key(), to, Message::Stalled { group, parent, wait });
     }
 
     /// `group` has failed on another rank.
@@ -74,27 +84,26 @@ impl World {
     }
 
     /// `peer` has waited for a while in `group`, which was made of `parent`.
-    pub(super) fn told_of_stall(&self, peer: usize, group: u64, parent: u64, call: Option<Call>) {
+    pub(super) fn told_of_stall(&self, peer: usize, group: u64, parent: u64, wait: Wait) {
         let mut shared = self.shared.lock();
         let Some(member) = shared.groups.get(&group).cloned() else {
             let cause = match shared.forgotten.get(&group) {
-                // What was begun has run, or has failed the group: this rank's part in it is done.
-                Some(begun) if call.is_some_and(|call| call.sequence >= *begun) => {
+                Some(begun) => is_in_vain(&wait, *begun).then(|| {
                     let cause = format!("{} has freed its handle", self.name_of(self.rank));
-                    Some(Error::new(Status::PeerLost, cause))
-                }
-                Some(_) => None,
+                    Error::new(Status::PeerLost, cause)
+                }),
                 None => self.unmade(&shared, parent),
             };
             if let Some(cause) = cause {
                 // Should it be in the making here after all.
                 shared.note_early_failure(group, cause.clone());
-                self.reactor.tell(self.key(), vec![peer], Message::Absent { group, cause });
+                shared.arrived.retain(|key, _| key.group != group);
+                self.reactor.tell(self.key(), vec![peer], Message::Absent { group, wait, cause });
             }
             return;
         };
         drop(shared);
-        let (Some(call), Some(peer)) = (call, member.rank_of(peer)) else {
+        let (Wait::Collective(call), Some(peer)) = (wait, member.rank_of(peer)) else {
             return;
         };
         if let (Some(ours), Some(rank)) =
@@ -115,9 +124,14 @@ impl World {
         Some(shared.groups.get(&parent)?.health.check().err()?.at(scene))
     }
 
-    /// `group` waits in vain for a rank that has told only this one so.
-    pub(super) fn told_of_absence(&self, group: u64, cause: &Error) {
-        self.fail_group(group, cause, true);
+    /// `peer` says that this rank waits in vain for it, which it has told nobody else.
+    pub(super) fn told_of_absence(&self, peer: usize, group: u64, wait: Wait, cause: &Error) {
+        // What it sent before it was done with the group has come by now, or its lane has.
+        let has_come = matches!(wait, Wait::Message { connected: false })
+            && !self.shared.lock().expects_message(group, peer);
+        if !has_come {
+            self.fail_group(group, cause, true);
+        }
     }
 
     /// The control line with `peer` broke.
@@ -212,6 +226,15 @@ impl World {
         }
         self.wake_waiters();
         self.reactor.leave(self.key());
+    }
+}
+
+/// Whether a rank that has freed a group, of which it had begun so many collectives, is waited for in vain:
+/// what was begun has run, or has failed the group; what was sent has a lane.
+fn is_in_vain(wait: &Wait, begun: u64) -> bool {
+    match wait {
+        Wait::Collective(call) => call.sequence >= begun,
+        Wait::Message { connected } => !connected,
     }
 }
 

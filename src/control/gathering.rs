@@ -3,6 +3,7 @@
 //! A rank is *joined* once it has said what it comes with, and *met* once it has answered the news of
 //! who is missing: it waits for this start, not for one that is over. From then on the start needs it.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -41,8 +42,27 @@ pub struct Guest {
     pub channel: Channel,
     /// Where it listens, its patience, and where it is, once it has said so.
     pub joined: Option<(Vec<Address>, u64, Place)>,
-    /// When it last answered, once it has.
+    /// When it last answered the news, once it has.
     met: Option<Instant>,
+    /// Since when an answer is owed.
+    asked: Option<Instant>,
+}
+
+impl Guest {
+    /// When it will have been silent for so long. It speaks only when it is asked, so it is given half of
+    /// that for the answer, however long nobody asked.
+    fn is_silent_at(&self, limit: Duration) -> Option<Instant> {
+        let (met, asked) = self.met.zip(self.asked)?;
+        Some(met.checked_add(limit)?.max(asked.checked_add(limit / 2)?))
+    }
+
+    fn tell_news(&mut self, missing: &[usize]) {
+        if self.joined.is_some() {
+            // One that is gone is noticed when it is listened to.
+            let _ = self.channel.tell(&Message::Waiting { missing: missing.to_vec() });
+            self.asked.get_or_insert_with(Instant::now);
+        }
+    }
 }
 
 /// Rank 0's view of a start.
@@ -53,8 +73,12 @@ pub struct Gathering {
     pub lanes: usize,
     /// What must be the same on all ranks.
     pub settings: Vec<String>,
+    /// How long others may stay silent for rank 0, in milliseconds; 0 for ever.
+    pub patience: u64,
     /// By rank; there is none for rank 0.
     pub guests: Vec<Option<Guest>>,
+    /// Those whose rank another process has that is not met yet, and may be one that has ended.
+    pub lobby: VecDeque<Joiner>,
     /// What went wrong with others: shown if the start fails.
     pub remarks: Vec<String>,
 }
@@ -78,37 +102,30 @@ impl Gathering {
         self.guests.iter().flatten().map(|guest| &guest.channel)
     }
 
-    /// How often to tell the news: often enough for the least patient of those who came.
+    /// How often to tell the news: often enough for the least patient of all.
     pub fn news_interval(&self) -> Duration {
         let joined = self.guests.iter().flatten().filter_map(|guest| guest.joined.as_ref());
-        let patience = joined.map(|(_, patience, _)| *patience).filter(|patience| *patience > 0);
-        patience.min().map_or(NEWS, |least| NEWS.min(Duration::from_millis(least.div_ceil(4))))
+        let all = joined.map(|(_, patience, _)| *patience).chain([self.patience]);
+        let least = all.filter(|patience| *patience > 0).min();
+        least.map_or(NEWS, |least| NEWS.min(Duration::from_millis(least.div_ceil(4))))
     }
 
     /// Tells all who came who is missing. They answer.
     pub fn tell_all_news(&mut self) {
         let missing = self.missing();
-        self.tell(&Message::Waiting { missing });
+        self.guests.iter_mut().flatten().for_each(|guest| guest.tell_news(&missing));
     }
 
-    /// Tells all who came.
-    fn tell(&mut self, message: &Message) {
-        for guest in self.guests.iter_mut().flatten() {
-            // One that is gone is noticed when it is listened to.
-            let _ = guest.channel.tell(message);
+    /// Lets in those who came, and those who had to wait.
+    pub fn let_in(&mut self, joiners: Vec<Joiner>) {
+        self.lobby.extend(joiners);
+        for joiner in std::mem::take(&mut self.lobby) {
+            self.receive(joiner);
         }
     }
 
-    /// Tells a guest at once that this is the start that it came for.
-    fn tell_news(&mut self, rank: usize) {
-        let news = Message::Waiting { missing: self.missing() };
-        if let Some(guest) = &mut self.guests[rank] {
-            let _ = guest.channel.tell(&news);
-        }
-    }
-
-    /// Lets a rank in, unless it does not fit. An error ends the start.
-    pub fn receive(&mut self, joiner: Joiner) -> Result<()> {
+    /// Lets a rank in, unless it does not fit.
+    fn receive(&mut self, joiner: Joiner) {
         let Joiner { hello, channel } = joiner;
         let rank = hello.from as usize;
         if hello.size as usize != self.size {
@@ -116,23 +133,23 @@ impl Gathering {
                 "rank {rank} was started for a world of {}, rank 0 for one of {}",
                 hello.size, self.size
             );
-            self.refuse(channel, why);
-            return Ok(());
+            return self.refuse(channel, why);
         }
         if rank == 0 || rank >= self.size {
-            self.refuse(channel, format!("there is no room for a rank {rank}"));
-            return Ok(());
+            return self.refuse(channel, format!("there is no room for a rank {rank}"));
         }
-        // An earlier process of this rank may have ended before it was met.
-        self.listen_to(rank)?;
-        if let Some(first) = &self.guests[rank] {
-            let (one, other) = (&first.channel.peer, &channel.peer);
-            let why = format!("two processes have rank {rank}: one at {one}, one at {other}");
-            self.refuse(channel, why);
-            return Ok(());
+        match &self.guests[rank] {
+            None => {
+                let guest = Guest { channel, joined: None, met: None, asked: None };
+                self.guests[rank] = Some(guest);
+            }
+            Some(first) if first.met.is_some() => {
+                let (one, other) = (&first.channel.peer, &channel.peer);
+                let why = format!("two processes have rank {rank}: one at {one}, one at {other}");
+                self.refuse(channel, why);
+            }
+            Some(_) => self.lobby.push_back(Joiner { hello, channel }),
         }
-        self.guests[rank] = Some(Guest { channel, joined: None, met: None });
-        Ok(())
     }
 
     fn refuse(&mut self, mut channel: Channel, why: String) {
@@ -144,11 +161,15 @@ impl Gathering {
     /// silent for longer than `patience`.
     pub fn listen_to_guests(&mut self, patience: Option<Duration>) -> Result<()> {
         for rank in 1..self.size {
-            self.listen_to(rank)?;
-            let Some(Guest { met: Some(met), .. }) = self.guests[rank] else { continue };
-            if let Some(limit) = patience.filter(|limit| met.elapsed() >= *limit) {
-                let cause = format!("it was silent for {} ms", limit.as_millis());
-                return Err(self.lose(rank, &cause));
+            while self.listen_to(rank)? {}
+            let Some(guest) = &mut self.guests[rank] else { continue };
+            let Some(limit) = patience else { continue };
+            if guest.is_silent_at(limit).is_some_and(|at| Instant::now() >= at) {
+                let error = lost(rank, &format!("it was silent for {} ms", limit.as_millis()));
+                // Nobody waits for it any more; should it wake up, it knows why.
+                let _ = guest.channel.tell(&Message::Refused(error.clone()));
+                self.guests[rank] = None;
+                return Err(error);
             }
         }
         Ok(())
@@ -156,21 +177,18 @@ impl Gathering {
 
     /// When the first of those who came will have been silent for so long.
     pub fn silence_ends(&self, patience: Option<Duration>) -> Deadline {
-        let met = self.guests.iter().flatten().filter_map(|guest| guest.met).min();
-        let left = patience.zip(met).map(|(limit, met)| limit.saturating_sub(met.elapsed()));
-        Deadline::after(left)
+        let silent =
+            |limit| self.guests.iter().flatten().filter_map(move |g| g.is_silent_at(limit));
+        let first = patience.and_then(|limit| silent(limit).min());
+        Deadline::after(first.map(|at| at.saturating_duration_since(Instant::now())))
     }
 
-    /// The end of a start that needs a rank which is gone; nobody waits for it any more.
-    fn lose(&mut self, rank: usize, cause: &str) -> Error {
-        self.guests[rank] = None;
-        lost(rank, cause)
-    }
-
-    fn listen_to(&mut self, rank: usize) -> Result<()> {
-        let Some(guest) = &mut self.guests[rank] else { return Ok(()) };
+    /// Hears one message of a guest, if there is one.
+    fn listen_to(&mut self, rank: usize) -> Result<bool> {
+        let missing = self.missing();
+        let Some(guest) = &mut self.guests[rank] else { return Ok(false) };
         match guest.channel.flush().and_then(|()| guest.channel.hear()) {
-            Ok(None) => {}
+            Ok(None) => return Ok(false),
             Ok(Some(Message::Join { settings, addresses, .. }))
                 if settings != self.settings || addresses.len() != self.lanes =>
             {
@@ -185,22 +203,28 @@ impl Gathering {
             }
             Ok(Some(Message::Join { addresses, patience, place, .. })) => {
                 guest.joined = Some((addresses, patience, place));
-                self.tell_news(rank);
+                // At once, so that it knows that this is the start that it came for.
+                guest.tell_news(&missing);
             }
-            Ok(Some(Message::Ping)) if guest.joined.is_some() => guest.met = Some(Instant::now()),
+            Ok(Some(Message::Ping)) if guest.joined.is_some() => {
+                (guest.met, guest.asked) = (Some(Instant::now()), None);
+            }
             // It gives this start up.
             Ok(Some(Message::Fail { cause, .. })) if guest.met.is_some() => {
                 self.guests[rank] = None;
                 return Err(cause);
             }
             Ok(Some(other)) => log::debug!("rank {rank} said {other:?} during the start"),
-            Err(e) if guest.met.is_some() => return Err(self.lose(rank, &e.message)),
             Err(e) => {
-                self.remarks.push(format!("rank {rank} came and went: {e}"));
+                let met = guest.met.is_some();
                 self.guests[rank] = None;
+                if met {
+                    return Err(lost(rank, &e.message));
+                }
+                self.remarks.push(format!("rank {rank} came and went: {e}"));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The end of a start that some ranks did not come to.
@@ -210,10 +234,14 @@ impl Gathering {
 
     /// Ends the start for all who came; the cause.
     pub fn give_up(&mut self, error: Error) -> Error {
-        self.tell(&Message::Refused(error.clone()));
-        // A connection that is closed with answers unread takes back what it was told.
+        let guests = self.guests.drain(..).flatten().map(|guest| guest.channel);
         let mut channels: Vec<Channel> =
-            self.guests.drain(..).flatten().map(|guest| guest.channel).collect();
+            guests.chain(self.lobby.drain(..).map(|joiner| joiner.channel)).collect();
+        for channel in &mut channels {
+            // One that is gone needs no word.
+            let _ = channel.tell(&Message::Refused(error.clone()));
+        }
+        // A connection that is closed with answers unread takes back what it was told.
         channels.retain(|channel| shutdown(channel, Shutdown::Write).is_ok());
         let deadline = Deadline::after(Some(FAREWELL));
         while !channels.is_empty() && !deadline.passed() {

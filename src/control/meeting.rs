@@ -1,6 +1,7 @@
 //! How the ranks of a start meet: rank 0 waits for all, the others come to it, and learn where
 //! everybody is.
 
+use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -172,7 +173,9 @@ impl Starting<'_> {
             size: self.plan.size,
             lanes: own.len(),
             settings: self.settings(own.len()),
+            patience: self.patience(),
             guests: (0..self.plan.size).map(|_| None).collect(),
+            lobby: VecDeque::new(),
             remarks: Vec::new(),
         };
         self.await_all(&door, &mut gathering).map_err(|e| gathering.give_up(e))?;
@@ -214,9 +217,8 @@ impl Starting<'_> {
     fn await_all(&self, door: &Listening, gathering: &mut Gathering) -> Result<()> {
         let mut news = Instant::now();
         loop {
-            for joiner in door.take_joiners() {
-                gathering.receive(joiner)?;
-            }
+            gathering.listen_to_guests(self.plan.peer_timeout)?;
+            gathering.let_in(door.take_joiners());
             gathering.listen_to_guests(self.plan.peer_timeout)?;
             if gathering.missing().is_empty() {
                 return Ok(());

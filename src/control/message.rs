@@ -81,18 +81,32 @@ pub enum Message {
         group: u64,
         /// The group that was split to make it; itself for the world.
         parent: u64,
-        /// The collective that it waits in; `None` for a message.
-        call: Option<Call>,
+        /// What it waits for.
+        wait: Wait,
     },
     /// The receiver waits in vain in a group that the sender has no part in, or no more.
     Absent {
         /// Which group.
         group: u64,
-        /// Why.
+        /// What the receiver said that it waits for.
+        wait: Wait,
+        /// Why in vain.
         cause: Error,
     },
     /// The sender leaves in good order.
     Bye,
+}
+
+/// What a rank waits for.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum Wait {
+    /// The others in this collective.
+    Collective(Call),
+    /// A message with the rank that it tells so.
+    Message {
+        /// Whether the lane for it is there.
+        connected: bool,
+    },
 }
 
 impl Message {

@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::Address;
 use super::failure::finalized;
+use super::handshake::Purpose;
 use super::host::{self, Place};
 use super::lanes::LaneKey;
 use super::listener::Listening;
@@ -84,8 +85,19 @@ pub(super) struct Shared {
 const EARLY_FAILURES: usize = 64;
 
 impl Shared {
-    /// Keeps what failed a group until this rank makes it.
+    /// Whether a lane for messages from `from` is waited for that has not come.
+    pub(super) fn expects_message(&self, group: u64, from: usize) -> bool {
+        let lane =
+            |key: &LaneKey| (key.group, key.from, key.purpose) == (group, from, Purpose::Message);
+        self.expected.keys().any(lane)
+    }
+
+    /// Keeps what failed a group first until this rank makes it, if it ever does.
     pub(super) fn note_early_failure(&mut self, group: u64, cause: Error) {
+        let known = self.early_failures.iter().any(|(other, _)| *other == group);
+        if known || self.forgotten.contains_key(&group) {
+            return;
+        }
         if self.early_failures.len() == EARLY_FAILURES {
             self.early_failures.pop_front();
         }
@@ -305,10 +317,12 @@ impl World {
             Message::Lost { rank, cause } if rank < self.size => {
                 self.lose(rank, &cause.message, false);
             }
-            Message::Stalled { group, parent, call } => {
-                self.told_of_stall(peer, group, parent, call);
+            Message::Stalled { group, parent, wait } => {
+                self.told_of_stall(peer, group, parent, wait);
             }
-            Message::Absent { group, cause } => self.told_of_absence(group, &cause),
+            Message::Absent { group, wait, cause } => {
+                self.told_of_absence(peer, group, wait, &cause);
+            }
             Message::Ping => {}
             other => log::debug!("rank {peer} said {other:?}, which means nothing here"),
         }

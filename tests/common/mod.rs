@@ -21,12 +21,15 @@ pub fn last_error() -> String {
 /// Options with these settings.
 pub fn options(pairs: &[(&str, String)]) -> *mut mlxd_options {
     let options = mlxd_options_new();
-    for (name, value) in pairs {
-        let (name, value) = (CString::new(*name).unwrap(), CString::new(value.as_str()).unwrap());
-        // SAFETY: options is new, and both strings end with a NUL.
-        assert_eq!(unsafe { mlxd_options_set(options, name.as_ptr(), value.as_ptr()) }, MLXD_OK);
-    }
+    pairs.iter().for_each(|(name, value)| set(options, name, value));
     options
+}
+
+/// Sets one of them.
+pub fn set(options: *mut mlxd_options, name: &str, value: &str) {
+    let (name, value) = (CString::new(name).unwrap(), CString::new(value).unwrap());
+    // SAFETY: options is valid, and both strings end with a NUL.
+    assert_eq!(unsafe { mlxd_options_set(options, name.as_ptr(), value.as_ptr()) }, MLXD_OK);
 }
 
 /// Starts a world with these options and the rank; frees the options.

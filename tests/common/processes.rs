@@ -203,7 +203,7 @@ impl Rank {
         let mut shut = 0;
         for number in self.sockets() {
             let fd = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).unwrap();
-            // What is no connection is refused.
+            // What is neither connected nor listens is refused.
             shut += usize::from(shutdown(&fd, Shutdown::Write).is_ok());
         }
         assert!(shut > 0, "no connections");

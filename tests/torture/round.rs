@@ -33,9 +33,10 @@ pub struct Round {
     pub lanes: Option<usize>,
     /// Per rank its pretended host, if the transport is mixed.
     pub hosts: Vec<usize>,
-    /// Whether the ranks have a secret, and a flight recorder.
+    /// Whether the ranks have a secret, a flight recorder, and checksums.
     pub secret: bool,
     pub recorder: bool,
+    pub checksums: bool,
     /// A rank that the system stops for a while: so long after the launch, for so long.
     pub pause: Option<(usize, [Duration; 2])>,
     /// Every second round has a victim.
@@ -52,7 +53,7 @@ impl Round {
         let transport = random.pick(&[Transport::Shm, Transport::Tcp, Transport::Mixed]);
         let lanes = random.one_in(3).then(|| 1 + random.below(3));
         let hosts = (0..ranks).map(|_| random.below(3)).collect();
-        let (secret, recorder) = (random.one_in(4), random.one_in(4));
+        let (secret, recorder, checksums) = (random.one_in(4), random.one_in(4), random.one_in(3));
         let milliseconds = |some: usize| Duration::from_millis(some as u64);
         let pause = random.one_in(4).then(|| {
             let (after, time) = (random.log_uniform(400), 20 + random.log_uniform(200));
@@ -69,7 +70,19 @@ impl Round {
             };
             (random.below(ranks), moment)
         });
-        Round { seed, ranks, transport, lanes, hosts, secret, recorder, pause, victim, program }
+        Round {
+            seed,
+            ranks,
+            transport,
+            lanes,
+            hosts,
+            secret,
+            recorder,
+            checksums,
+            pause,
+            victim,
+            program,
+        }
     }
 
     /// What ranks do each in its own way follows from this.

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::processes::{LIMIT, Rank};
-use crate::round::{Round, Transport};
+use crate::round::{Moment, Round, Transport};
 use crate::scratch::Scratch;
 use crate::tally;
 use crate::verdict::{Failure, Told};
@@ -117,10 +117,16 @@ fn variables(round: &Round, rank: usize, folder: &Scratch) -> Vec<(&'static str,
     if round.transport == Transport::Mixed {
         variables.push(("MLXD_HOST_ID", round.hosts[rank].to_string()));
     }
-    let limit = if round.victim.is_some() { MISSING_MS } else { OPERATION_MS };
+    let limit = match round.victim {
+        Some((_, Moment::Launch(_))) => MISSING_MS,
+        _ => OPERATION_MS,
+    };
     variables.push(("MLXD_CONNECT_TIMEOUT_MS", limit.to_string()));
     if round.secret {
         variables.push(("MLXD_SECRET", "what nobody else knows".to_owned()));
+    }
+    if round.checksums {
+        variables.push(("MLXD_CHECKSUM", "1".to_owned()));
     }
     if round.recorder {
         variables.push(("MLXD_FLIGHT_RECORDER", folder.0.display().to_string()));

@@ -24,9 +24,13 @@ impl Ring {
         recv: Option<Message<*mut u8>>,
         limits: Limits,
     ) -> Result<()> {
-        let peers = [send.map(|message| message.peer), recv.map(|message| message.peer)];
         let notify = || {
-            peers.iter().flatten().for_each(|p| self.world.announce_waiting(&self.member, *p));
+            if let Some(send) = send {
+                self.world.announce_send(&self.member, send.peer);
+            }
+            if let Some(recv) = recv {
+                self.world.announce_recv(&self.member, recv.peer);
+            }
         };
         let limit = if send.is_none() { limits.recv } else { limits.operation };
         let mut patience = Patience::new(limit, &notify);
