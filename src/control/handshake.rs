@@ -8,9 +8,10 @@
 //!                                       <- Welcome, Refused, or (to Join) later World
 //! ```
 //!
-//! Every frame has a fixed size, and its CRC-32 at the end. A proof is HMAC-SHA256 with the secret over the side's name, the
-//! whole hello and the challenge's nonce, so neither side can use the other's; without a secret it
-//! is zeros and nothing is proved. The bytes that follow are neither encrypted nor authenticated.
+//! Each of these has a fixed size, and its CRC-32 at the end. A proof is HMAC-SHA256 with the secret over
+//! the side's name, the whole hello and the challenge's nonce, so neither side can use the other's;
+//! without a secret it is zeros and nothing is proved. The bytes that follow are neither encrypted nor
+//! authenticated.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;

@@ -209,22 +209,11 @@ impl<L: Link> CheckedLink<L> {
 
     /// Lands what was found right as far as posts and grains allow; whether there was any.
     fn land(&mut self) -> bool {
-        let (input, mut moved) = (&mut self.input, false);
-        while let Some(front) = input.posts.front() {
-            let take = (input.end - input.start).min(front.left);
-            let take = take - take % front.landing.grain();
-            if take == 0 {
-                break;
-            }
-            let from = input.data[input.start..input.start + take].as_ptr();
-            // SAFETY: whoever posted the landing vouches for its memory; the buffer is our own, and
-            // `done` and `take` are multiples of the grain.
-            unsafe { front.landing.land(front.done, from, take) };
-            input.start += take;
-            input.posts.advance(take);
-            moved = true;
-        }
-        moved
+        let input = &mut self.input;
+        // SAFETY: whoever posted the landings vouches for their memory; the buffer is our own.
+        let landed = unsafe { input.posts.land(&input.data[input.start..input.end]) };
+        input.start += landed;
+        landed > 0
     }
 
     fn changed(&self, what: impl fmt::Display) -> Error {

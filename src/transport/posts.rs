@@ -102,6 +102,28 @@ impl Recvs {
         }
     }
 
+    /// Lands as many of these bytes, which came next, as posts and grains allow: how many.
+    ///
+    /// # Safety
+    /// As for [`super::Link::progress`]: whoever posted the landings keeps their memory valid, and away
+    /// from all others; `bytes` are none of it.
+    pub unsafe fn land(&mut self, bytes: &[u8]) -> usize {
+        let mut done = 0;
+        while let Some(front) = self.front() {
+            let take = (bytes.len() - done).min(front.left);
+            let take = take - take % front.landing.grain();
+            if take == 0 {
+                break;
+            }
+            // SAFETY: the caller vouches for the memory; what is done of the front and `take` are
+            // multiples of the grain.
+            unsafe { front.landing.land(front.done, bytes[done..].as_ptr(), take) };
+            done += take;
+            self.advance(take);
+        }
+        done
+    }
+
     /// Bytes landed so far.
     pub fn landed(&self) -> u64 {
         self.landed

@@ -99,22 +99,10 @@ impl TcpLink {
 
     /// Lands staged bytes as far as posts and grains allow.
     fn land_staged(&mut self) -> bool {
-        let mut moved = false;
-        while let Some(front) = self.recvs.front() {
-            let take = (self.end - self.start).min(front.left);
-            let take = take - take % front.landing.grain();
-            if take == 0 {
-                break;
-            }
-            let from = self.staging[self.start..self.start + take].as_ptr();
-            // SAFETY: whoever posted the landing vouches for its memory; staging is our own, and
-            // `done` and `take` are multiples of the grain.
-            unsafe { front.landing.land(front.done, from, take) };
-            self.start += take;
-            self.recvs.advance(take);
-            moved = true;
-        }
-        moved
+        // SAFETY: whoever posted the landings vouches for their memory; staging is our own.
+        let landed = unsafe { self.recvs.land(&self.staging[self.start..self.end]) };
+        self.start += landed;
+        landed > 0
     }
 
     fn receive_some(&mut self) -> Result<bool> {
