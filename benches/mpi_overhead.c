@@ -2,8 +2,9 @@
  * float32, called directly, in turn, in one process. Prints a line for each size: medians in
  * microseconds.
  *
- *   mpicc -O2 -Iinclude benches/mpi_overhead.c -L build/lib -lmlxd -Wl,-rpath,$PWD/build/lib -o
- * mpi_overhead mpirun -n 2 ./mpi_overhead
+ *   mpicc -O2 -Iinclude benches/mpi_overhead.c -o mpi_overhead -L build/lib -lmlxd
+ *
+ *   LD_LIBRARY_PATH=build/lib mpirun -n 2 ./mpi_overhead
  */
 #include <mlxd.h>
 #include <mpi.h>

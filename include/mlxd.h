@@ -353,13 +353,15 @@ mlxd_status mlxd_group_split(mlxd_group *group, int32_t color, int32_t key, mlxd
  * Sets how long each operation of this group that is called from now on, receives included, may go
  * without progress, in milliseconds; 0: no limit. The limit counts from when the operation starts
  * to run, and holds for all handles of the group in this process; other ranks have their own.
- * Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. On mpi a limit
- * makes operations run on memory of the library's own, and there is none by default. Any thread;
- * never blocks.
+ * Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. On mpi there is
+ * none by default, and operations with a limit meet only those with one: set it on all ranks, at the
+ * same place among the group's operations. They run on memory of the library's own. Any thread; never
+ * blocks.
  *
  * - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
  */
-mlxd_status mlxd_group_set_timeout(mlxd_group *group, uint64_t milliseconds);
+mlxd_status mlxd_group_set_timeout(mlxd_group *group,
+                                   uint64_t milliseconds);
 
 /**
  * MLXD_OK while the group works, or what failed it, with mlxd_last_error() saying more: the same

@@ -208,7 +208,7 @@ fn attempt_mpi(process: &Process, settings: &Settings) -> Result<Attempt> {
         return Ok(Attempt::Started(Group::alone("mpi", limits, archive)?));
     }
     let scene = format!("rank {} of {}", runtime.rank, runtime.size);
-    let mpi = Mpi::start(runtime, &start).map_err(|e| e.at(scene))?;
+    let mpi = Mpi::start(runtime, &start, limits).map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(mpi), limits, archive)?))
 }
 

@@ -105,9 +105,10 @@ pub unsafe extern "C" fn mlxd_group_split(
 /// Sets how long each operation of this group that is called from now on, receives included, may go
 /// without progress, in milliseconds; 0: no limit. The limit counts from when the operation starts
 /// to run, and holds for all handles of the group in this process; other ranks have their own.
-/// Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. On mpi a limit
-/// makes operations run on memory of the library's own, and there is none by default. Any thread;
-/// never blocks.
+/// Without it, operations have MLXD_TIMEOUT_MS and receives MLXD_RECV_TIMEOUT_MS. On mpi there is
+/// none by default, and operations with a limit meet only those with one: set it on all ranks, at the
+/// same place among the group's operations. They run on memory of the library's own. Any thread; never
+/// blocks.
 ///
 /// - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
 #[unsafe(no_mangle)]

@@ -213,20 +213,17 @@ impl Settings {
 
     /// The variable that announces a world of more than one, as `NAME=value`.
     pub fn announced_world(&self) -> Option<String> {
-        const SIZES: &[&str] = &[
-            "MLXD_WORLD_SIZE",
-            "MLX_WORLD_SIZE",
-            "WORLD_SIZE",
-            // MPI launchers: Open MPI; MPICH, Intel MPI, MVAPICH and Slurm's PMI.
-            "OMPI_COMM_WORLD_SIZE",
-            "PMI_SIZE",
-            "MV2_COMM_WORLD_SIZE",
-        ];
+        const SIZES: &[&str] = &["MLXD_WORLD_SIZE", "MLX_WORLD_SIZE", "WORLD_SIZE"];
         for name in SIZES {
             let found = self.find(&[name]);
             if let Some(found) = found.filter(|f| f.value.parse::<u64>().is_ok_and(|n| n > 1)) {
                 return Some(found.to_string());
             }
+        }
+        if let Some(launcher) = self.mpi_launcher()
+            && launcher.size.is_some_and(|size| size > 1)
+        {
+            return Some(launcher.variable);
         }
         let rows = |name| -> Option<Found> {
             let found = self.find(&[name])?;

@@ -1,6 +1,7 @@
 //! A thread that makes calls for others: MPI below MPI_THREAD_MULTIPLE wants them all from one.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -52,6 +53,29 @@ impl Caller {
     }
 }
 
+impl Caller {
+    /// The same with a limit: `None` once it has passed, while the body goes on.
+    pub fn run_within<T: Send + 'static>(
+        &self,
+        limit: Option<Duration>,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Option<T>> {
+        let Some(limit) = limit else { return self.run(body).map(Some) };
+        let (done, outcome) = channel();
+        let job: Job = Box::new(move || {
+            // Nobody hears it after the limit.
+            let _ = done.send(quietly(body));
+        });
+        let gone = || Error::new(Status::Internal, "the thread that calls MPI is gone");
+        self.0.lock().send(job).map_err(|_| gone())?;
+        match outcome.recv_timeout(limit) {
+            Ok(result) => result.map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(gone()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +91,9 @@ mod tests {
         let failed = caller.run(|| panic!("no")).unwrap_err();
         assert_eq!(failed.status, Status::Internal);
         assert_eq!(caller.run(|| 5).unwrap(), 5);
+        let soon = Some(Duration::from_millis(20));
+        assert_eq!(caller.run_within(None, || 6).unwrap(), Some(6));
+        let slow = || std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(caller.run_within(soon, slow).unwrap(), None);
     }
 }

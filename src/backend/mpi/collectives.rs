@@ -190,7 +190,8 @@ impl Mpi {
         let block = task.count * task.size;
         let own = task.output.wrapping_add(self.rank * block);
         let in_place = std::ptr::eq(task.input, own);
-        if block <= self.part_bytes {
+        // Of all ranks together: libraries multiply counts by ranks, in `int`.
+        if block.saturating_mul(self.ranks.len()) <= self.part_bytes {
             let (input, to) =
                 (if in_place { self.in_place() } else { task.input.cast() }, task.output.cast());
             let (count, datatype) = (task.count as c_int, task.datatype);
@@ -219,7 +220,7 @@ impl Mpi {
         let block = task.count / self.ranks.len() * task.size;
         let own = task.input.wrapping_add(self.rank * block);
         let in_place = std::ptr::eq(own, task.output);
-        if block > self.part_bytes {
+        if block.saturating_mul(self.ranks.len()) > self.part_bytes {
             // SAFETY: as for this function.
             return unsafe { self.reduce_blocks(task, op, block, in_place) };
         }
@@ -290,7 +291,7 @@ impl Mpi {
                 ialltoall(input, count, datatype, output, count, datatype, self.comm)
             )
         };
-        if block <= self.part_bytes {
+        if block.saturating_mul(ranks) <= self.part_bytes {
             return exchange(task.input, task.output, block);
         }
         // A slice of every block at a time, packed together.

@@ -138,10 +138,12 @@ impl Library {
         // SAFETY: MPI fixes what its functions of these names take and return.
         let functions = unsafe { Functions::load(look_up) }?;
         let version = version(&functions);
-        let abi = if !find(handle, c"ompi_mpi_comm_world").is_null() {
-            Abi::open_mpi(|symbol| look_up(symbol).map(|address| address as usize))?
-        } else if keeps_to_standard(handle) {
+        // First the standard: it may be kept by a library on top of a family's own, whose symbols are found
+        // through it.
+        let abi = if keeps_to_standard(handle) {
             Abi::standard()
+        } else if !find(handle, c"ompi_mpi_comm_world").is_null() {
+            Abi::open_mpi(|symbol| look_up(symbol).map(|address| address as usize))?
         } else if ["MPICH", "Intel(R) MPI", "MVAPICH"].iter().any(|name| version.contains(name)) {
             Abi::mpich()
         } else {

@@ -59,7 +59,9 @@ pub struct Mpi {
 
 impl Mpi {
     /// Starts a world of all ranks that the launcher started, of two at least.
-    pub fn start(runtime: Arc<Runtime>, settings: &MpiSettings) -> Result<Mpi> {
+    /// `limits` are those that were set for its operations.
+    pub fn start(runtime: Arc<Runtime>, settings: &MpiSettings, limits: Limits) -> Result<Mpi> {
+        runtime.accepts(false)?;
         let inside = runtime.enter()?;
         let comm = runtime.duplicate_world(Deadline::after(settings.connect_timeout))?;
         drop(inside);
@@ -74,23 +76,24 @@ impl Mpi {
             staging: Mutex::default(),
             runtime,
         };
-        world.agree_on_start(settings)?;
+        if let Err(e) = world.agree_on_start(settings, limits) {
+            // Its communicator stays: the exchange may be under way.
+            world.health.fail(e.clone());
+            return Err(e);
+        }
         world.runtime.news.enter(world.id, &world.health);
         Ok(world)
     }
 
     /// Rank 0's number for this start; and settings that all ranks must share.
-    fn agree_on_start(&mut self, settings: &MpiSettings) -> Result<()> {
+    fn agree_on_start(&mut self, settings: &MpiSettings, limits: Limits) -> Result<()> {
         let random =
             getrandom::u64().map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
-        let own = [random, self.part_bytes as u64, u64::from(self.check)];
-        let mut all = vec![[0u64; 3]; self.ranks.len()];
-        let limit = settings.connect_timeout;
-        let way = if limit.is_some() || !self.runtime.may_block() {
-            Way::Bounded(limit)
-        } else {
-            Way::Blocking
-        };
+        // A nonblocking call of one rank does not meet a blocking one of another.
+        let bounded = limits.operation.is_some() || limits.recv.is_some();
+        let own = [random, self.part_bytes as u64, u64::from(self.check), u64::from(bounded)];
+        let mut all = vec![[0u64; 4]; self.ranks.len()];
+        let way = Way::Bounded(settings.connect_timeout);
         let datatype = self.runtime.library.abi.datatype(Dtype::Uint64);
         // On the heap, and left there if the wait fails: MPI may still be at work on it.
         let own = Box::new(own);
@@ -100,7 +103,7 @@ impl Mpi {
             way,
             "MPI_Allgather",
             allgather,
-            iallgather(input, 3, datatype, output, 3, datatype, self.comm)
+            iallgather(input, 4, datatype, output, 4, datatype, self.comm)
         );
         if let Err(e) = outcome {
             std::mem::forget((own, all));
@@ -111,7 +114,8 @@ impl Mpi {
             if theirs[1..] != own[1..] {
                 fail!(
                     Config,
-                    "MLXD_CHECK or MLXD_MPI_PART_BYTES is not the same on rank {} and rank {rank}",
+                    "MLXD_CHECK, MLXD_MPI_PART_BYTES, or whether there is a limit \
+                     (MLXD_TIMEOUT_MS, MLXD_RECV_TIMEOUT_MS) is not the same on rank {} and rank {rank}",
                     self.rank
                 );
             }
@@ -123,6 +127,9 @@ impl Mpi {
     /// Fails the group with this error on all its ranks, and returns what failed it.
     fn failed(&self, error: Error) -> Error {
         if self.health.fail(error.clone()) {
+            if self.id.group == 0 {
+                self.runtime.spoil();
+            }
             self.runtime.tell(&self.ranks, self.id, &error);
         }
         self.health.check().err().unwrap_or(error)

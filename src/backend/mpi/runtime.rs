@@ -19,6 +19,8 @@ use crate::wait::Deadline;
 
 /// How long the end of MPI waits for calls that are under way in other threads.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long it waits for the other ranks once a world has failed: then one of them may never come.
+const LAST_MEETING: Duration = Duration::from_secs(30);
 
 /// Which threads may call MPI.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub struct Runtime {
     /// Held by who is in MPI, taken for its end.
     gate: RwLock<()>,
     closing: AtomicBool,
+    /// Set once a world has failed.
+    spoiled: AtomicBool,
     groups: AtomicU32,
 }
 
@@ -117,7 +121,9 @@ impl Place {
         let Some(mut state) = self.0.try_lock_for(FAREWELL) else { return };
         if let State::Running(runtime) | State::Failed(runtime, _) = &*state {
             runtime.end();
-            *state = State::Ended;
+            // A program's own MPI goes on.
+            let ours = runtime.caller.is_some();
+            *state = if ours { State::Ended } else { State::Untouched };
         }
     }
 }
@@ -153,6 +159,7 @@ impl Runtime {
             caller,
             gate: RwLock::new(()),
             closing: AtomicBool::new(false),
+            spoiled: AtomicBool::new(false),
             groups: AtomicU32::new(0),
         })
     }
@@ -231,6 +238,9 @@ impl Runtime {
         if self.closing.load(Ordering::Acquire) {
             return Err(gone());
         }
+        if self.caller.is_none() && self.is_over() {
+            fail!(Aborted, "the program has called MPI_Finalize");
+        }
         // Several threads hold it at once; only the end takes it for itself.
         self.gate.try_read_recursive().ok_or_else(gone)
     }
@@ -245,7 +255,11 @@ impl Runtime {
         if !matches!(self.threads, Threads::Main) {
             return Ok(());
         }
-        if !streamed && self.is_main_thread() {
+        // Then nothing is asked of MPI, and the call says so.
+        if self.closing.load(Ordering::Acquire) || self.is_over() {
+            return Ok(());
+        }
+        if !streamed && is_main_thread(&self.library) {
             return Ok(());
         }
         let who = if streamed { "a stream's thread" } else { "another thread" };
@@ -255,13 +269,6 @@ impl Runtime {
              call, without a stream, and this would be {who}; ask MPI_Init_thread for \
              MPI_THREAD_MULTIPLE, or leave the initialisation to mlxd_init"
         )
-    }
-
-    fn is_main_thread(&self) -> bool {
-        let mut main: c_int = 0;
-        // SAFETY: MPI allows this from any thread while it is initialised.
-        let code = unsafe { (self.library.functions.is_thread_main)(&mut main) };
-        code == super::abi::SUCCESS && main != 0
     }
 
     /// Makes a call of MPI, on the thread that may: its error in MPI's words.
@@ -298,33 +305,57 @@ impl Runtime {
         over != 0
     }
 
-    fn end(&self) {
+    /// A world has failed: its ranks may not all come to the end.
+    pub fn spoil(&self) {
+        self.spoiled.store(true, Ordering::Release);
+    }
+
+    fn end(self: &Arc<Self>) {
         self.closing.store(true, Ordering::Release);
         // An operation that never ends would keep the process: then the launcher sees it die.
         let Some(_alone) = self.gate.try_write_for(FAREWELL) else {
             log::warn!("mpi: operations are under way in other threads, so MPI is not finalised");
             return;
         };
-        if self.is_over() || self.accepts(false).is_err() {
+        let own_thread = self.caller.is_some() || is_main_thread(&self.library);
+        if self.is_over() || !(own_thread || matches!(self.threads, Threads::All)) {
             return;
         }
-        let end = || {
-            let functions = &self.library.functions;
-            self.operations.free(functions);
-            self.news.free(functions);
+        let Some(caller) = &self.caller else {
+            self.operations.free(&self.library.functions);
+            self.news.free(&self.library.functions);
+            return;
+        };
+        let runtime = self.clone();
+        let end = move || {
+            let functions = &runtime.library.functions;
+            runtime.operations.free(functions);
+            runtime.news.free(functions);
             // MPI itself waits here until all ranks have come, without a limit: a rank that went
             // earlier would take the others' messages with it.
             // SAFETY: we initialised MPI, nobody is in it, and nobody gets in any more.
-            self.caller.as_ref().map_or(0, |_| unsafe { (functions.finalize)() })
+            unsafe { (functions.finalize)() }
         };
-        let code = match &self.caller {
-            Some(caller) => caller.run(end),
-            None => Ok(end()),
-        };
-        if let Err(e) = code.and_then(|code| self.library.check("MPI_Finalize", code)) {
-            log::warn!("mpi: {e}");
+        let limit = self.spoiled.load(Ordering::Acquire).then_some(LAST_MEETING);
+        match caller.run_within(limit, end) {
+            Ok(Some(code)) => {
+                if let Err(e) = self.library.check("MPI_Finalize", code) {
+                    log::warn!("mpi: {e}");
+                }
+            }
+            // The process ends without it, which tells the launcher.
+            Ok(None) => log::warn!("mpi: not all ranks came to MPI_Finalize"),
+            Err(e) => log::warn!("mpi: {e}"),
         }
     }
+}
+
+/// Whether this thread initialised MPI.
+fn is_main_thread(library: &Library) -> bool {
+    let mut main: c_int = 0;
+    // SAFETY: MPI allows this from any thread while it is initialised.
+    let code = unsafe { (library.functions.is_thread_main)(&mut main) };
+    code == super::abi::SUCCESS && main != 0
 }
 
 /// Whether MPI is there already; an error if it was there and is no more.
@@ -348,7 +379,17 @@ fn threads_of_program(library: &Library) -> Result<Threads> {
     // SAFETY: MPI is initialised, and allows this from any thread.
     let code = unsafe { (library.functions.query_thread)(&mut level) };
     library.check("MPI_Query_thread", code)?;
-    Ok(if level >= library.abi.thread_multiple { Threads::All } else { Threads::Main })
+    if level >= library.abi.thread_multiple {
+        return Ok(Threads::All);
+    }
+    if !is_main_thread(library) {
+        fail!(
+            Unsupported,
+            "the program initialised MPI below MPI_THREAD_MULTIPLE: only the thread that did so may \
+             call mlxd_init; ask MPI_Init_thread for MPI_THREAD_MULTIPLE"
+        );
+    }
+    Ok(Threads::Main)
 }
 
 /// Initialises MPI, on a thread of ours that will end it: who initialises MPI must also do that.
