@@ -185,7 +185,6 @@ impl Gathering {
 
     /// Hears one message of a guest, if there is one.
     fn listen_to(&mut self, rank: usize) -> Result<bool> {
-        let missing = self.missing();
         let Some(guest) = &mut self.guests[rank] else { return Ok(false) };
         match guest.channel.flush().and_then(|()| guest.channel.hear()) {
             Ok(None) => return Ok(false),
@@ -204,7 +203,8 @@ impl Gathering {
             Ok(Some(Message::Join { addresses, patience, place, .. })) => {
                 guest.joined = Some((addresses, patience, place));
                 // At once, so that it knows that this is the start that it came for.
-                guest.tell_news(&missing);
+                let missing = self.missing();
+                self.guests[rank].iter_mut().for_each(|guest| guest.tell_news(&missing));
             }
             Ok(Some(Message::Ping)) if guest.joined.is_some() => {
                 (guest.met, guest.asked) = (Some(Instant::now()), None);
