@@ -125,6 +125,7 @@ int main(void) {
                 mlxd_stream *stream = variant != 0 ? queue : NULL;
                 hash = all_gather(dtype, count, false, stream, hash);
                 hash = all_gather(dtype, count, true, stream, hash);
+                hash = all_gather(dtype, count, rank % 2 != 0, stream, hash);
                 all_to_all(dtype, count, stream);
                 for (int root = 0; root < size; root++) {
                     hash = broadcast(dtype, count, root, stream, hash);

@@ -15,6 +15,7 @@ use crate::error::{Error, Result, Status, fail};
 use crate::group::Group;
 use crate::process::{self, Process};
 use crate::recorder::archive::Archive;
+use crate::wait::Deadline;
 
 /// A backend as callers name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -200,7 +201,8 @@ fn attempt_mpi(process: &Process, settings: &Settings) -> Result<Attempt> {
     let start = settings.mpi()?;
     let (operation, recv) = settings.mpi_timeouts()?;
     let (limits, archive) = (Limits { operation, recv }, archive(process, settings));
-    let runtime = match process.mpi.runtime(process.generation, &start) {
+    let deadline = Deadline::after(start.connect_timeout);
+    let runtime = match process.mpi.runtime(process.generation, &start, deadline) {
         Err(e) if e.status == Status::Unavailable => return Ok(Attempt::Nothing(e)),
         outcome => outcome?,
     };
@@ -208,7 +210,7 @@ fn attempt_mpi(process: &Process, settings: &Settings) -> Result<Attempt> {
         return Ok(Attempt::Started(Group::alone("mpi", limits, archive)?));
     }
     let scene = format!("rank {} of {}", runtime.rank, runtime.size);
-    let mpi = Mpi::start(runtime, &start, limits).map_err(|e| e.at(scene))?;
+    let mpi = Mpi::start(runtime, &start, limits, deadline).map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(mpi), limits, archive)?))
 }
 

@@ -14,19 +14,23 @@ pub mod functions;
 mod library;
 mod messages;
 mod news;
+mod place;
 mod reductions;
 mod runtime;
 mod staging;
+mod turns;
 mod waiting;
 
 pub use library::{Library, open};
-pub use runtime::{Place, Runtime};
+pub use place::Place;
+pub use runtime::Runtime;
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Backend, Limits, Operation, split};
+use super::{Backend, Collective, Limits, Operation, split};
+use crate::call::Verb;
 use crate::config::MpiSettings;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, Status, fail};
@@ -58,25 +62,31 @@ pub struct Mpi {
 }
 
 impl Mpi {
-    /// Starts a world of all ranks that the launcher started, of two at least.
+    /// Starts a world of all ranks that the launcher started, of two at least, by the deadline.
     /// `limits` are those that were set for its operations.
-    pub fn start(runtime: Arc<Runtime>, settings: &MpiSettings, limits: Limits) -> Result<Mpi> {
+    pub fn start(
+        runtime: Arc<Runtime>,
+        settings: &MpiSettings,
+        limits: Limits,
+        deadline: Deadline,
+    ) -> Result<Mpi> {
         runtime.accepts(false)?;
+        let health = Arc::new(Health::new()?);
         let inside = runtime.enter()?;
-        let comm = runtime.duplicate_world(Deadline::after(settings.connect_timeout))?;
+        let comm = runtime.duplicate_world(deadline)?;
         drop(inside);
         let mut world = Mpi {
             comm,
             id: GroupId { world: 0, group: 0 },
             rank: runtime.rank,
             ranks: (0..runtime.size).collect(),
-            health: Arc::new(Health::new()?),
+            health,
             check: settings.check,
             part_bytes: settings.part_bytes / PART_UNIT * PART_UNIT,
             staging: Mutex::default(),
             runtime,
         };
-        if let Err(e) = world.agree_on_start(settings, limits) {
+        if let Err(e) = world.agree_on_start(limits, deadline) {
             // Its communicator stays: the exchange may be under way.
             world.health.fail(e.clone());
             return Err(e);
@@ -86,14 +96,14 @@ impl Mpi {
     }
 
     /// Rank 0's number for this start; and settings that all ranks must share.
-    fn agree_on_start(&mut self, settings: &MpiSettings, limits: Limits) -> Result<()> {
+    fn agree_on_start(&mut self, limits: Limits, deadline: Deadline) -> Result<()> {
         let random =
             getrandom::u64().map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
         // A nonblocking call of one rank does not meet a blocking one of another.
         let bounded = limits.operation.is_some() || limits.recv.is_some();
         let own = [random, self.part_bytes as u64, u64::from(self.check), u64::from(bounded)];
         let mut all = vec![[0u64; 4]; self.ranks.len()];
-        let way = Way::Bounded(settings.connect_timeout);
+        let way = Way::Bounded(deadline.left());
         let datatype = self.runtime.library.abi.datatype(Dtype::Uint64);
         // On the heap, and left there if the wait fails: MPI may still be at work on it.
         let own = Box::new(own);
@@ -122,6 +132,54 @@ impl Mpi {
         }
         self.id.world = all[0][0];
         Ok(())
+    }
+
+    /// MPI_Comm_split, which MPI gives no limit. Where there is to be one all ranks say first that they
+    /// have come, so that only a rank that dies right then keeps the others; and they wait within the
+    /// limit.
+    fn divide(&self, color: i32, key: i32, sequence: u64, limits: Limits) -> Result<Comm> {
+        let parent = self.comm;
+        let mut turn = None;
+        let mut limit = None;
+        if let Way::Bounded(within) = self.way(limits, limits.operation) {
+            limit = within;
+            let own = self.runtime.turns.propose(self.id);
+            let greatest = self.greatest(own.time, sequence, limits)?;
+            // Where each thread makes its own calls, none keeps another back.
+            if !self.runtime.may_block() {
+                let look = || self.health.check();
+                if !own.wait(greatest, Deadline::after(limit), look)? {
+                    fail!(Timeout, "the splits of other groups have not ended in time");
+                }
+                // Until it is everybody's turn the thread must not block: others need it.
+                self.greatest(0, sequence, limits)?;
+            }
+            turn = Some(own);
+        }
+        let comm = self.runtime.call_within("MPI_Comm_split", limit, move |f| {
+            let mut comm = Comm(0);
+            // SAFETY: a communicator of this MPI, and room for another.
+            let code = unsafe { (f.comm_split)(parent, color, key, &mut comm) };
+            (code, comm)
+        });
+        drop(turn);
+        comm
+    }
+
+    /// The greatest of these numbers among the group's ranks.
+    fn greatest(&self, own: u64, sequence: u64, limits: Limits) -> Result<u64> {
+        let mut greatest = 0u64;
+        let collective = Collective {
+            verb: Verb::AllMax,
+            dtype: Dtype::Uint64,
+            count: 1,
+            root: -1,
+            input: (&raw const own).cast(),
+            output: (&raw mut greatest).cast(),
+        };
+        // SAFETY: both are one element, and there until the call returns.
+        unsafe { self.collective(sequence, &collective, limits)? };
+        Ok(greatest)
     }
 
     /// Fails the group with this error on all its ranks, and returns what failed it.
@@ -204,22 +262,17 @@ impl Backend for Mpi {
         sequence: u64,
         limits: Limits,
     ) -> Result<Option<Box<dyn Backend>>> {
+        let health = Arc::new(Health::new().map_err(|e| self.failed(e))?);
         let number = self.runtime.next_group_number();
         let part = split::agree(self, color, key, number, sequence, limits)?;
         let _inside = self.runtime.enter()?;
-        // All ranks have told their colours, so all come to this, too: MPI has it without a limit.
         let position = |part: &split::Part| part.ranks.iter().position(|rank| *rank == self.rank);
         let rank = part.as_ref().and_then(position);
         let (color, key) = (if part.is_some() { color } else { UNDEFINED }, rank.unwrap_or(0));
-        let mut comm = Comm(0);
-        // SAFETY: a communicator of this MPI, and room for another.
-        let outcome = self.runtime.call("MPI_Comm_split", |f| unsafe {
-            (f.comm_split)(self.comm, color, key as i32, &mut comm)
-        });
-        outcome.map_err(|e| self.failed(e))?;
+        let comm = self.divide(color, key as i32, sequence, limits);
+        let comm = comm.map_err(|e| self.failed(e))?;
         let (Some(part), Some(rank)) = (part, rank) else { return Ok(None) };
         let id = GroupId { group: part.id(&self.ranks), ..self.id };
-        let health = Arc::new(Health::new()?);
         self.runtime.news.enter(id, &health);
         Ok(Some(Box::new(Mpi {
             runtime: self.runtime.clone(),

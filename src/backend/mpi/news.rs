@@ -27,7 +27,7 @@ const SENTENCE_BYTES: usize = 1024;
 const KEPT: usize = 64;
 
 /// Which group: the start's number and the group's number in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GroupId {
     /// The start's number.
     pub world: u64,
