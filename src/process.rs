@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
-use crate::backend::mpi;
+use crate::backend::{mpi, nccl};
 use crate::control::Reactor;
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -119,11 +119,18 @@ impl Process {
 
     /// Says goodbye to all peers; every group answers ABORTED from now on.
     pub fn finalize(&self) {
+        self.end(false);
+    }
+
+    /// The same; `for_good` if the process ends next.
+    fn end(&self, for_good: bool) {
         self.registry.clear();
         let deadline = Instant::now() + FAREWELL;
         let groups = std::mem::take(&mut *self.groups.lock());
         let groups: Vec<Arc<Group>> = groups.iter().filter_map(Weak::upgrade).collect();
         groups.iter().for_each(|group| group.finalize());
+        // A communicator that ends tells its peers, too; a driver that is gone must not be called.
+        nccl::settle(FAREWELL, for_good);
         // Also for worlds whose last handle was freed a moment ago.
         self.reactor.settle(FAREWELL);
         self.writing.settle(deadline);
@@ -137,6 +144,6 @@ extern "C" fn at_exit() {
     let alive = mark().is_ok_and(|mark| mark.load(Ordering::Acquire) != 0);
     if alive {
         // A bug here must not keep the process from ending.
-        let _ = crate::thread::quietly(|| current().map(Process::finalize));
+        let _ = crate::thread::quietly(|| current().map(|process| process.end(true)));
     }
 }

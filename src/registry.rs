@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::backend::mpi::{self, Mpi};
+use crate::backend::nccl::{self, Nccl};
 use crate::backend::{Limits, ring::Ring};
 use crate::config::Settings;
 use crate::error::{Error, Result, Status, fail};
@@ -54,7 +55,8 @@ impl Name {
             Name::Mpi => {
                 Settings::default().mpi().and_then(|settings| mpi::open(&settings)).is_ok()
             }
-            Name::Nccl | Name::Jaccl => false,
+            Name::Nccl => nccl::open(&Settings::default().nccl_library()).is_ok(),
+            Name::Jaccl => false,
         }
     }
 }
@@ -177,7 +179,12 @@ fn attempt(process: &Process, name: Name, any: bool, settings: &Settings) -> Res
             Ok(Attempt::Nothing(Error::new(Status::Config, reason)))
         }
         Name::Mpi => attempt_mpi(process, settings),
-        Name::Any | Name::Nccl | Name::Jaccl => {
+        Name::Nccl if any && !settings.is_for_nccl() => {
+            let reason = "NCCL_HOST_IP and NCCL_PORT are not set";
+            Ok(Attempt::Nothing(Error::new(Status::Config, reason)))
+        }
+        Name::Nccl => attempt_nccl(process, settings),
+        Name::Any | Name::Jaccl => {
             Ok(Attempt::Nothing(Error::new(Status::Unavailable, "not in this build")))
         }
     }
@@ -212,6 +219,25 @@ fn attempt_mpi(process: &Process, settings: &Settings) -> Result<Attempt> {
     let scene = format!("rank {} of {}", runtime.rank, runtime.size);
     let mpi = Mpi::start(runtime, &start, limits, deadline).map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(mpi), limits, archive)?))
+}
+
+fn attempt_nccl(process: &Process, settings: &Settings) -> Result<Attempt> {
+    let Some(plan) = settings.nccl_start()? else {
+        let reason = Settings::nccl_start_missing();
+        return Ok(Attempt::Nothing(Error::new(Status::Config, reason)));
+    };
+    let library = match nccl::open(&settings.nccl_library()) {
+        Err(e) if e.status == Status::Unavailable => return Ok(Attempt::Nothing(e)),
+        outcome => outcome?,
+    };
+    let (limits, archive) = (limits(settings)?, archive(process, settings));
+    let scene = format!("rank {} of {}", plan.world.rank, plan.world.size);
+    if plan.world.size == 1 {
+        nccl::start_alone(&library, &plan).map_err(|e| e.at(scene))?;
+        return Ok(Attempt::Started(Group::alone("nccl", limits, archive)?));
+    }
+    let nccl = Nccl::start(library, &plan, &process.reactor).map_err(|e| e.at(scene))?;
+    Ok(Attempt::Started(Group::new(Box::new(nccl), limits, archive)?))
 }
 
 fn limits(settings: &Settings) -> Result<Limits> {

@@ -7,11 +7,13 @@
 mod address;
 mod hostfile;
 mod mpi;
+mod nccl;
 mod start;
 
 pub use address::Address;
 pub use hostfile::Hostfile;
 pub use mpi::{MpiLauncher, MpiSettings};
+pub use nccl::{NcclLibrary, NcclStart};
 pub use start::{Meeting, RingStart, Transport};
 
 use std::collections::BTreeMap;

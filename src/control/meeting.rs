@@ -128,13 +128,17 @@ impl Starting<'_> {
 
     /// What must be the same on all ranks, beside size and secret, which the handshake compares.
     fn settings(&self, lanes: usize) -> Vec<String> {
-        let RingStart { transport, checksums, .. } = self.plan;
+        let RingStart { backend, agreed, transport, checksums, .. } = self.plan;
         let checksums = if *checksums { "on" } else { "off" };
-        vec![
+        let mut all = vec![
+            format!("backend={backend}"),
             format!("checksums={checksums}"),
             format!("connections per rank={lanes}"),
             format!("transport={transport}"),
-        ]
+        ];
+        all.extend(agreed.iter().cloned());
+        all.sort_unstable();
+        all
     }
 
     fn founding(

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::{Group, Request};
+use super::{Group, Reach, Request};
 use crate::backend::Collective;
 use crate::call::Verb;
+use crate::cuda::{self, Kind};
 use crate::dtype::Dtype;
 use crate::error::{Result, fail};
 
@@ -22,6 +23,7 @@ impl Group {
                 {
                     self.check_peer(peer)?;
                     ranges.push(range(memory, count, 1, dtype, word)?);
+                    self.check_memory(memory, count, word)?;
                 }
                 match ranges.as_slice() {
                     [a, b] if overlap(a, b) => fail!(InvalidArgument, "input and output overlap"),
@@ -49,6 +51,33 @@ impl Group {
         fail!(InvalidArgument, "{word} {rank} is not a rank: they go from 0 to {}", self.size - 1)
     }
 
+    /// Refuses memory that the group does not work on.
+    fn check_memory(&self, memory: *const u8, count: usize, word: &str) -> Result<()> {
+        if count == 0 || self.reach == Reach::Both {
+            return Ok(());
+        }
+        // Without the driver in this process there is no memory of a device.
+        let Some(driver) = cuda::present() else { return Ok(()) };
+        let (kind, name) = (cuda::kind_of(driver, memory), self.name);
+        match (self.reach, kind) {
+            (Reach::Host, Kind::Device(_)) => fail!(
+                InvalidArgument,
+                "{word} is {kind}, but {name} works on host memory: copy it to the host, or start on nccl"
+            ),
+            (Reach::Device(_), Kind::Host) => fail!(
+                InvalidArgument,
+                "{word} is {kind}, but {name} works on memory of a CUDA device: copy it there \
+                 (cudaMemcpy), or start on another backend"
+            ),
+            (Reach::Device(Some(own)), Kind::Device(device)) if own != device => fail!(
+                InvalidArgument,
+                "{word} is {kind}, but this group is on device {own}: allocate it there \
+                 (cudaSetDevice({own}))"
+            ),
+            _ => Ok(()),
+        }
+    }
+
     fn check_collective(&self, collective: &Collective) -> Result<()> {
         let Collective { verb, dtype, count, root, input, output } = *collective;
         let (gathers, scatters) = (verb == Verb::AllGather, verb == Verb::SumScatter);
@@ -56,7 +85,8 @@ impl Group {
             Verb::Barrier => return Ok(()),
             Verb::Broadcast => {
                 self.check_rank(root, "root")?;
-                return range(output, count, 1, dtype, "buffer").map(drop);
+                range(output, count, 1, dtype, "buffer")?;
+                return self.check_memory(output, count, "buffer");
             }
             Verb::SumScatter | Verb::AllToAll if !count.is_multiple_of(self.size) => fail!(
                 InvalidArgument,
@@ -71,6 +101,8 @@ impl Group {
             () if scatters => range(output, count / self.size, 1, dtype, "output")?,
             () => range(output, count, 1, dtype, "output")?,
         };
+        self.check_memory(input, count, "input")?;
+        self.check_memory(output, count, "output")?;
         if !overlap(&from, &into) {
             return Ok(());
         }

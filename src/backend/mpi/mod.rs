@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Backend, Collective, Limits, Operation, split};
+use super::{Backend, Collective, Limits, Operation, Track, refuse_cuda, split};
 use crate::call::Verb;
 use crate::config::MpiSettings;
 use crate::dtype::Dtype;
@@ -224,8 +224,9 @@ impl Backend for Mpi {
         &self.health
     }
 
-    fn accepts(&self, streamed: bool) -> Result<()> {
-        self.runtime.accepts(streamed)
+    fn accepts(&self, track: Track<'_>) -> Result<()> {
+        refuse_cuda(self.name(), track)?;
+        self.runtime.accepts(matches!(track, Track::Queue))
     }
 
     fn listen(&self) {

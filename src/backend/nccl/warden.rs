@@ -1,0 +1,171 @@
+//! The warden: a thread of each group that looks after what is under way on the device while nobody is in a
+//! call: it sees to limits, fails the group where NCCL says that something is wrong, aborts the communicator
+//! of a group that has failed, which ends what is stuck on the device, and ends that of one that is done.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::Shared;
+use super::work::Work;
+use crate::cuda::Pending;
+use crate::error::Result;
+use crate::wait::{Deadline, interest, wait};
+
+/// 10 ms: how late a limit may be noticed. A look costs a microsecond for each operation that is under way.
+const TICK: Duration = Duration::from_millis(10);
+/// 1 s without work, and the warden sleeps until it is woken, which costs a system call.
+const REST: Duration = Duration::from_secs(1);
+/// How long what a group has sent may take to arrive before its end.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// Groups whose communicator may be there.
+static GROUPS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+/// The process ends: the driver may be gone, and is not called any more.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Starts a group's warden.
+pub fn start(shared: &Arc<Shared>) -> Result<()> {
+    let group = shared.clone();
+    crate::thread::spawn("mlxd-nccl", move || {
+        while let Err(e) = crate::thread::quietly(|| group.watch_over()) {
+            group.fail_now(e);
+        }
+    })?;
+    let mut groups = GROUPS.lock();
+    groups.retain(|group| group.strong_count() > 0);
+    groups.push(Arc::downgrade(shared));
+    Ok(())
+}
+
+/// Waits until the communicators of groups that were left or freed have ended. `for_good` if the process
+/// ends next.
+pub fn settle(limit: Duration, for_good: bool) {
+    let deadline = Deadline::after(Some(limit));
+    let ends = |group: &Arc<Shared>| {
+        let ends = group.leaving.load(Ordering::SeqCst) || group.closing.load(Ordering::SeqCst);
+        ends && !group.comm.is_gone()
+    };
+    let all: Vec<Arc<Shared>> = GROUPS.lock().iter().filter_map(Weak::upgrade).collect();
+    while all.iter().any(ends) && !deadline.passed() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    if for_good {
+        ENDING.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Shared {
+    /// Looks after this work from now on.
+    pub(super) fn watch(&self, work: Arc<Work>) {
+        let mut pending = self.pending.lock();
+        pending.work.push(work);
+        if std::mem::take(&mut pending.parked) {
+            self.wake.wake();
+        }
+    }
+
+    /// Until the group is not used any more.
+    fn watch_over(&self) {
+        let inside = self.context.enter();
+        if let Err(e) = &inside {
+            log::warn!("nccl: {e}");
+        }
+        let mut last_work = Instant::now();
+        while !self.closing.load(Ordering::SeqCst) {
+            let work = self.next_look(&mut last_work);
+            if ENDING.load(Ordering::SeqCst) {
+                return;
+            }
+            self.see_to_the_end(work.is_empty());
+            self.look_at(&work);
+        }
+        self.close();
+    }
+
+    /// Sleeps until the next look is due: what there is to look at then.
+    fn next_look(&self, last_work: &mut Instant) -> Vec<Arc<Work>> {
+        let mut pending = self.pending.lock();
+        if !pending.work.is_empty() {
+            *last_work = Instant::now();
+        }
+        pending.parked = last_work.elapsed() >= REST;
+        let limit = if pending.parked { None } else { Some(TICK) };
+        drop(pending);
+        let mut fds = vec![interest(self.wake.as_fd(), true, false)];
+        // Once it has failed that is no news.
+        if !self.comm.is_aborted() && self.member.health.check().is_ok() {
+            fds.push(interest(self.member.health.as_fd(), true, false));
+        }
+        if let Err(e) = wait(&mut fds, Deadline::after(limit)) {
+            log::warn!("nccl: {e}");
+            std::thread::sleep(TICK);
+        }
+        self.wake.clear();
+        let mut pending = self.pending.lock();
+        pending.parked = false;
+        pending.work.clone()
+    }
+
+    /// Ends the communicator of a group that has failed or is left.
+    fn see_to_the_end(&self, idle: bool) {
+        if self.member.health.check().is_ok() || self.comm.is_gone() {
+            return;
+        }
+        self.failed_at.get_or_init(Instant::now);
+        match idle && self.leaving.load(Ordering::SeqCst) {
+            true => self.comm.finish(FLUSH),
+            false => self.comm.abort(),
+        }
+    }
+
+    /// Sees what became of work, and to its limits.
+    fn look_at(&self, work: &[Arc<Work>]) {
+        for one in work {
+            if one.look().is_none()
+                && self.member.health.check().is_ok()
+                && let Err(e) = one.attend(self)
+            {
+                self.failed(e);
+            }
+        }
+        if work.iter().any(|one| one.is_known()) {
+            self.pending.lock().work.retain(|one| !one.is_known());
+        }
+        if !work.is_empty()
+            && !self.comm.is_gone()
+            && let Err(e) = self.comm.state()
+        {
+            self.failed(e);
+        }
+    }
+
+    /// The group's end. What the device could not be made to let go of is left to it.
+    fn close(&self) {
+        let work = self.pending.lock().work.clone();
+        if work.is_empty() && self.member.health.check().is_ok() {
+            self.comm.finish(FLUSH);
+        } else {
+            self.comm.abort();
+        }
+        let deadline = Deadline::after(Some(super::RELEASE));
+        while work.iter().any(|one| one.look().is_none()) && !deadline.passed() {
+            std::thread::sleep(TICK);
+        }
+        if ENDING.load(Ordering::SeqCst) || deadline.passed() {
+            return;
+        }
+        let functions = &self.context.driver.functions;
+        // SAFETY: a stream of ours, on which nothing is under way, and which nobody uses any more.
+        let code = unsafe { (functions.stream_destroy)(self.stream.raw()) };
+        if let Err(e) = self.context.driver.check("cuStreamDestroy", code) {
+            log::warn!("nccl: {e}");
+        }
+        for scratch in [&self.mark, &self.scratch].into_iter().filter_map(|place| place.get()) {
+            scratch.free(self.context.driver);
+        }
+    }
+}

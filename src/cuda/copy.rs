@@ -1,0 +1,97 @@
+//! Copies within the device's reach: the collectives of a group of one rank.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use super::context::Context;
+use super::driver::Driver;
+use super::event::{Event, Events};
+use super::memory::{Kind, device_of, kind_of};
+use super::stream::{Pending, Stream, StreamHandle, pause};
+use crate::error::Result;
+
+/// A copy that is under way.
+struct Copy {
+    end: Event,
+    outcome: OnceLock<Result<()>>,
+}
+
+impl Pending for Copy {
+    fn look(&self) -> Option<Result<()>> {
+        if self.outcome.get().is_none() {
+            let outcome = match self.end.is_done() {
+                Ok(false) => return None,
+                outcome => outcome.map(drop),
+            };
+            return Some(self.outcome.get_or_init(|| outcome).clone());
+        }
+        self.outcome.get().cloned()
+    }
+
+    fn is_known(&self) -> bool {
+        self.look().is_some()
+    }
+}
+
+/// Copies, ordered after the legacy default stream, and returns when that is done.
+///
+/// # Safety
+/// Both sides have so many bytes, within the device's reach or the host's, and do not overlap unless they
+/// are the same.
+pub unsafe fn copy(
+    driver: &'static Driver,
+    input: *const u8,
+    output: *mut u8,
+    bytes: usize,
+) -> Result<()> {
+    let far = |pointer| matches!(kind_of(driver, pointer), Kind::Device(_) | Kind::Managed);
+    let pointer = if far(input) { input } else { output.cast_const() };
+    let context = Arc::new(device_of(driver, pointer)?);
+    // SAFETY: as this function's contract says.
+    let copy = unsafe { start(&context, StreamHandle::LEGACY, input, output, bytes)? };
+    let since = Instant::now();
+    loop {
+        if let Some(outcome) = copy.look() {
+            return outcome;
+        }
+        pause(since, false);
+    }
+}
+
+/// Puts a copy on a stream.
+///
+/// # Safety
+/// As for [`copy`], until the stream has come to it.
+pub unsafe fn copy_on(
+    stream: &Stream,
+    input: *const u8,
+    output: *mut u8,
+    bytes: usize,
+) -> Result<()> {
+    let context = Arc::new(stream.context()?);
+    // SAFETY: as this function's contract says.
+    let copy = unsafe { start(&context, stream.handle, input, output, bytes)? };
+    stream.push(Arc::new(copy));
+    Ok(())
+}
+
+unsafe fn start(
+    context: &Arc<Context>,
+    stream: StreamHandle,
+    input: *const u8,
+    output: *mut u8,
+    bytes: usize,
+) -> Result<Copy> {
+    let driver = context.driver;
+    let _inside = context.enter()?;
+    if !std::ptr::eq(input, output) {
+        // SAFETY: as for `copy`; addresses tell the driver whose memory they are.
+        let code = unsafe {
+            (driver.functions.memcpy_async)(output as u64, input as u64, bytes, stream.raw())
+        };
+        driver.check("cuMemcpyAsync", code)?;
+    }
+    let end = Events::new(context.clone()).record(stream.raw())?;
+    Ok(Copy { end, outcome: OnceLock::new() })
+}
