@@ -198,4 +198,5 @@ add_test(NAME exports
 set_tests_properties(exports PROPERTIES LABELS "contract;quick" TIMEOUT 60)
 
 include(cmake/mpi_tests.cmake)
+include(cmake/nccl_tests.cmake)
 include(cmake/package_tests.cmake)
