@@ -17,6 +17,18 @@ struct Copy {
     outcome: OnceLock<Result<()>>,
 }
 
+impl Copy {
+    fn wait(&self) -> Result<()> {
+        let since = Instant::now();
+        loop {
+            if let Some(outcome) = self.look() {
+                return outcome;
+            }
+            pause(since, false);
+        }
+    }
+}
+
 impl Pending for Copy {
     fn look(&self) -> Option<Result<()>> {
         if self.outcome.get().is_none() {
@@ -50,13 +62,18 @@ pub unsafe fn copy(
     let context = Arc::new(device_of(driver, pointer)?);
     // SAFETY: as this function's contract says.
     let copy = unsafe { start(&context, StreamHandle::LEGACY, input, output, bytes)? };
-    let since = Instant::now();
-    loop {
-        if let Some(outcome) = copy.look() {
-            return outcome;
-        }
-        pause(since, false);
-    }
+    copy.wait()
+}
+
+/// Returns when the legacy default stream of this thread's context, if it has one, has come to where it is.
+pub fn catch_up(driver: &'static Driver) -> Result<()> {
+    let Some(context) = Context::current(driver)? else { return Ok(()) };
+    let nothing = std::ptr::null();
+    // SAFETY: nothing is copied.
+    let copy = unsafe {
+        start(&Arc::new(context), StreamHandle::LEGACY, nothing, nothing.cast_mut(), 0)?
+    };
+    copy.wait()
 }
 
 /// Puts a copy on a stream.

@@ -12,7 +12,7 @@ mod memory;
 mod stream;
 
 pub use context::{Context, Entered};
-pub use copy::{copy, copy_on};
+pub use copy::{catch_up, copy, copy_on};
 pub use driver::{Driver, loaded, open, present};
 pub use event::{Event, Events};
 pub use memory::{Kind, device_of, kind_of};

@@ -345,7 +345,13 @@ impl Group {
     /// A collective of one rank.
     unsafe fn copy(&self, collective: &Collective) -> Result<()> {
         self.health.check()?;
-        let Some((input, output, bytes)) = moved(collective) else { return Ok(()) };
+        let Some((input, output, bytes)) = moved(collective) else {
+            return match (self.reach, cuda::present()) {
+                // As with others: what was put on the default stream is done.
+                (Reach::Device(_), Some(driver)) => cuda::catch_up(driver),
+                _ => Ok(()),
+            };
+        };
         if let Some(driver) = self.driver_for(input, output) {
             // SAFETY: as for `submit`; both have so many bytes, and may be the same.
             return unsafe { cuda::copy(driver, input, output, bytes) };
@@ -405,11 +411,11 @@ impl Group {
     }
 }
 
-/// What a collective of one rank moves, and how many bytes.
+/// What a collective of one rank moves, and how many bytes; a broadcast to where it is.
 fn moved(collective: &Collective) -> Option<(*const u8, *mut u8, usize)> {
     let Collective { verb, dtype, count, input, output, .. } = *collective;
-    let moves = count > 0 && !matches!(verb, Verb::Broadcast | Verb::Barrier);
-    moves.then(|| (input, output, count * dtype.size()))
+    let input = if verb == Verb::Broadcast { output.cast_const() } else { input };
+    (count > 0).then(|| (input, output, count * dtype.size()))
 }
 
 impl Request {

@@ -27,8 +27,7 @@ pub struct Launch {
 
 impl Shared {
     /// What an operation comes to that the device has no part in, or before it has: a split, whose bytes go
-    /// over the control plane; a call that differs from other ranks'; one without elements. `None` if it is
-    /// to be launched.
+    /// over the control plane; a call that differs from other ranks'. `None` if it is to be launched.
     pub(super) fn on_the_host(&self, operation: &Operation, limits: Limits) -> Option<Result<()>> {
         match operation {
             Operation::Collective { sequence, collective } => {
@@ -46,8 +45,7 @@ impl Shared {
                 {
                     return Some(Err(e));
                 }
-                let is_empty = collective.count == 0 && collective.verb != Verb::Barrier;
-                is_empty.then_some(Ok(()))
+                None
             }
             Operation::Exchange { dtype, send, recv } => {
                 if self.check
@@ -55,8 +53,7 @@ impl Shared {
                 {
                     return Some(Err(e));
                 }
-                let bytes = send.map_or(0, |m| m.count) + recv.map_or(0, |m| m.count);
-                (bytes == 0).then_some(Ok(()))
+                None
             }
         }
     }
@@ -243,7 +240,7 @@ impl Shared {
         marked.then(|| self.events.record(handle.raw())).transpose()
     }
 
-    /// Asks NCCL for it.
+    /// Asks NCCL for it, if there is anything to do.
     unsafe fn issue(
         &self,
         operation: &Operation,
@@ -255,6 +252,11 @@ impl Shared {
         // SAFETY: as for `launch`.
         unsafe {
             match operation {
+                Operation::Collective { collective, .. }
+                    if collective.count == 0 && collective.verb != Verb::Barrier =>
+                {
+                    Ok(())
+                }
                 Operation::Collective { collective, .. } => {
                     self.collective(collective, stream, &mut patience, needs)
                 }
