@@ -222,19 +222,21 @@ fn attempt_mpi(process: &Process, settings: &Settings) -> Result<Attempt> {
 }
 
 fn attempt_nccl(process: &Process, settings: &Settings) -> Result<Attempt> {
-    let Some(plan) = settings.nccl_start()? else {
-        let reason = Settings::nccl_start_missing();
-        return Ok(Attempt::Nothing(Error::new(Status::Config, reason)));
-    };
+    let plan = settings.nccl_start()?;
     let library = match nccl::open(&settings.nccl_library()) {
         Err(e) if e.status == Status::Unavailable => return Ok(Attempt::Nothing(e)),
         outcome => outcome?,
     };
+    let Some(plan) = plan else {
+        let reason = Settings::nccl_start_missing();
+        return Ok(Attempt::Nothing(Error::new(Status::Config, reason)));
+    };
     let (limits, archive) = (limits(settings)?, archive(process, settings));
     let scene = format!("rank {} of {}", plan.world.rank, plan.world.size);
     if plan.world.size == 1 {
-        nccl::start_alone(&library, &plan).map_err(|e| e.at(scene))?;
-        return Ok(Attempt::Started(Group::alone("nccl", limits, archive)?));
+        let device = nccl::start_alone(&library, &plan).map_err(|e| e.at(scene))?;
+        let group = Group::alone("nccl", limits, archive)?;
+        return Ok(Attempt::Started(group.on_device(device)));
     }
     let nccl = Nccl::start(library, &plan, &process.reactor).map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(nccl), limits, archive)?))

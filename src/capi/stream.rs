@@ -3,8 +3,8 @@
 use std::ffi::c_void;
 
 use super::{Handle, guard, guard_value, mlxd_status};
-use crate::error::{Result, fail};
 use crate::cuda;
+use crate::error::{Result, fail};
 use crate::stream::{Stream, Worker};
 
 /// A queue of operations that run in order on a thread of their own, while the caller goes on. Any

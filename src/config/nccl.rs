@@ -146,11 +146,15 @@ mod tests {
     fn mlxd_comes_before_mlx_before_torchrun() {
         let torchrun = [("MASTER_ADDR", "node"), ("MASTER_PORT", "29500")];
         let more = [("RANK", "1"), ("WORLD_SIZE", "2")];
-        let at = |pairs: &[&[(&str, &str)]]| {
-            match settings(&pairs.concat()).nccl_start().unwrap().unwrap().world.meeting {
-                Meeting::Coordinator(address) => address.to_string(),
-                other => panic!("{other:?}"),
-            }
+        let at = |pairs: &[&[(&str, &str)]]| match settings(&pairs.concat())
+            .nccl_start()
+            .unwrap()
+            .unwrap()
+            .world
+            .meeting
+        {
+            Meeting::Coordinator(address) => address.to_string(),
+            other => panic!("{other:?}"),
         };
         assert_eq!(at(&[&torchrun, &more]), "node:29500");
         assert_eq!(at(&[&torchrun, &more, &MLX]), "10.0.0.1:12345");

@@ -13,8 +13,10 @@ use crate::wait::Deadline;
 /// What a record is about: no two of a rank in a group are about the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Topic {
-    /// How the group starts.
+    /// How the group's ranks find each other.
     Start,
+    /// That this rank has found the others.
+    Ready,
     /// What this rank gives to the split that has this place among the collectives.
     Split(u64),
     /// Which collective it calls at this place.

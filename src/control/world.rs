@@ -248,6 +248,11 @@ impl World {
         shared.next_group
     }
 
+    /// Waits until the others were told all that this rank had to say, as far as the connections take it.
+    pub fn settle(&self, limit: Duration) {
+        self.reactor.settle(limit);
+    }
+
     /// Makes a group known: from now on it fails when a rank of it is lost, or tells so.
     pub fn enter(&self, member: Member) {
         let mut shared = self.shared.lock();

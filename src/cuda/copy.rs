@@ -70,9 +70,8 @@ pub fn catch_up(driver: &'static Driver) -> Result<()> {
     let Some(context) = Context::current(driver)? else { return Ok(()) };
     let nothing = std::ptr::null();
     // SAFETY: nothing is copied.
-    let copy = unsafe {
-        start(&Arc::new(context), StreamHandle::LEGACY, nothing, nothing.cast_mut(), 0)?
-    };
+    let copy =
+        unsafe { start(&Arc::new(context), StreamHandle::LEGACY, nothing, nothing.cast_mut(), 0)? };
     copy.wait()
 }
 

@@ -71,7 +71,11 @@ pub fn open() -> Result<&'static Driver> {
         Some(driver) => driver,
         None => match load(0) {
             Some(driver) => keep(driver?),
-            None => fail!(Unavailable, "no CUDA driver: {}", dynamic::last_error()),
+            None => fail!(
+                Unavailable,
+                "no CUDA driver: neither libcuda.so.1 nor libcuda.so can be opened ({})",
+                dynamic::last_error()
+            ),
         },
     };
     // SAFETY: may be called by any thread, again too.

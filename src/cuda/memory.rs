@@ -44,11 +44,8 @@ pub fn kind_of(driver: &Driver, pointer: *const u8) -> Kind {
         Attribute::CU_POINTER_ATTRIBUTE_IS_MANAGED as c_int,
         Attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL as c_int,
     ];
-    let mut values: [*mut c_void; 3] = [
-        (&raw mut memory).cast(),
-        (&raw mut managed).cast(),
-        (&raw mut device).cast(),
-    ];
+    let mut values: [*mut c_void; 3] =
+        [(&raw mut memory).cast(), (&raw mut managed).cast(), (&raw mut device).cast()];
     // SAFETY: as many attributes as are said, each with room for its value; any address may be asked for.
     // A failure leaves the zeros.
     let code = unsafe {

@@ -93,6 +93,11 @@ impl Group {
         Group::with(backend, identity, limits, archive)
     }
 
+    /// The same group of one rank, for memory of this CUDA device.
+    pub fn on_device(self, device: i32) -> Group {
+        Group { reach: Reach::Device(Some(device)), ..self }
+    }
+
     /// A group of this process only.
     pub fn alone(name: &'static str, limits: Limits, archive: Option<Archive>) -> Result<Group> {
         let world =
@@ -404,6 +409,7 @@ impl Group {
         let (limits, archive) = (self.limits(), self.archive.clone());
         let Some(backend) = &self.backend else {
             let alone = || Group::alone(self.name, limits, archive);
+            let alone = || Ok(Group { reach: self.reach, ..alone()? });
             return if color < 0 { Ok(None) } else { alone().map(Some) };
         };
         let part = backend.split(color, key, place, limits)?;

@@ -78,8 +78,7 @@ impl Shared {
     /// MLXD_CHECK: fails where another rank of the group calls something else at this place.
     fn compare_calls(&self, ours: Header, deadline: Deadline) -> Result<()> {
         let (health, topic) = (&self.member.health, Topic::Call(ours.call.sequence));
-        let all =
-            self.world.exchange(&self.member, topic, &ours.encode(), health, deadline)?;
+        let all = self.world.exchange(&self.member, topic, &ours.encode(), health, deadline)?;
         for (peer, theirs) in all.iter().enumerate() {
             match theirs.as_slice().try_into().ok().and_then(Header::decode) {
                 Some(theirs) if theirs == ours => {}
@@ -98,15 +97,24 @@ impl Shared {
         recv: Option<Message<*mut u8>>,
         limits: Limits,
     ) -> Result<()> {
-        let (deadline, health) = (Deadline::after(self.limit_of(&send, limits)), &self.member.health);
+        let (deadline, health) =
+            (Deadline::after(self.limit_of(&send, limits)), &self.member.health);
         let header = |sequence, count: usize| {
             let (dtype, count) = (dtype as u8, count as u64);
-            Header { call: Call { sequence, verb: Verb::Message, dtype, root: -1, count }, before: None }
+            Header {
+                call: Call { sequence, verb: Verb::Message, dtype, root: -1, count },
+                before: None,
+            }
         };
         let sent = send.map(|m| (m.peer, header(m.sequence, m.count)));
         let awaited = recv.map(|m| (m.peer, header(m.sequence, m.count)));
         let tell = |(peer, ours): (usize, Header), topic: fn(u64) -> Topic| {
-            self.world.tell_record(&self.member, &[peer], topic(ours.call.sequence), &ours.encode());
+            self.world.tell_record(
+                &self.member,
+                &[peer],
+                topic(ours.call.sequence),
+                &ours.encode(),
+            );
         };
         sent.iter().for_each(|side| tell(*side, Topic::Send));
         awaited.iter().for_each(|side| tell(*side, Topic::Recv));

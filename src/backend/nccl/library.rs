@@ -1,10 +1,11 @@
 //! The NCCL library: where it is looked for, its functions, and what its codes mean.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ops::Deref;
 use std::sync::Arc;
 
-use cudarc::nccl::sys::{ncclComm_t, ncclConfig_t, ncclUniqueId};
 use cudarc::driver::sys::CUstream;
+use cudarc::nccl::sys::{ncclComm_t, ncclConfig_t, ncclUniqueId};
 use parking_lot::Mutex;
 
 use crate::config::NcclLibrary;
@@ -67,11 +68,25 @@ pub enum Progress {
     UnderWay,
 }
 
-/// An opened library, beside the driver that it needs.
+/// An opened library, and the driver that it needs.
 #[derive(Debug)]
 pub struct Library {
     /// The driver, which has a device.
     pub driver: &'static Driver,
+    loaded: Loaded,
+}
+
+impl Deref for Library {
+    type Target = Loaded;
+
+    fn deref(&self) -> &Loaded {
+        &self.loaded
+    }
+}
+
+/// An opened library.
+#[derive(Debug)]
+pub struct Loaded {
     /// How it was found: a file name.
     pub name: String,
     /// `2.28.9`
@@ -89,9 +104,17 @@ pub fn open(settings: &NcclLibrary) -> Result<Arc<Library>> {
     if let Some((_, library)) = opened.iter().find(|(known, _)| known == settings) {
         return Ok(library.clone());
     }
-    // First NCCL, whose absence says most; a driver without a device is worth nothing to it.
-    let (handle, name) = search(settings)?;
-    let library = Arc::new(Library::new(handle, name, cuda::open)?);
+    // Whoever lacks both is to learn that at once.
+    let found = search(settings).and_then(|(handle, name)| Loaded::new(handle, name));
+    let (loaded, driver) = match (found, cuda::open()) {
+        (Ok(loaded), Ok(driver)) => (loaded, driver),
+        (Err(one), Err(other)) => {
+            let message = format!("{}; {}", one.message, other.message);
+            return Err(Error { message, ..one });
+        }
+        (Err(e), _) | (_, Err(e)) => return Err(e),
+    };
+    let library = Arc::new(Library { driver, loaded });
     log::info!("nccl: {} ({})", library.name, library.version);
     opened.push((settings.clone(), library.clone()));
     Ok(library)
@@ -126,12 +149,8 @@ fn search(settings: &NcclLibrary) -> Result<(Handle, String)> {
     )
 }
 
-impl Library {
-    fn new(
-        handle: Handle,
-        name: String,
-        driver: impl FnOnce() -> Result<&'static Driver>,
-    ) -> Result<Library> {
+impl Loaded {
+    fn new(handle: Handle, name: String) -> Result<Loaded> {
         let lacks = |symbol: &str| {
             let message = format!(
                 "{name} is no NCCL that can be used: it lacks {symbol}; 2.18 or later is needed"
@@ -151,10 +170,8 @@ impl Library {
         }
         // SAFETY: NCCL's interface fixes what functions of these names take and return.
         let functions = unsafe { Functions::load(handle) }.map_err(lacks)?;
-        let (error_string, last_error) =
-            (find(c"ncclGetErrorString")?, find(c"ncclGetLastError")?);
-        Ok(Library {
-            driver: driver()?,
+        let (error_string, last_error) = (find(c"ncclGetErrorString")?, find(c"ncclGetLastError")?);
+        Ok(Loaded {
             version: version_text(version),
             functions,
             // SAFETY: likewise.
@@ -198,8 +215,7 @@ fn version(find: &impl Fn(&'static CStr) -> Result<*mut c_void>) -> Result<c_int
     let address = find(c"ncclGetVersion")?;
     let mut version: c_int = 0;
     // SAFETY: NCCL has declared it so from its first version on; it writes an int of ours.
-    let code =
-        unsafe { std::mem::transmute::<*mut c_void, GetVersion>(address)(&mut version) };
+    let code = unsafe { std::mem::transmute::<*mut c_void, GetVersion>(address)(&mut version) };
     if code != SUCCESS {
         fail!(Unavailable, "ncclGetVersion returned {code}");
     }

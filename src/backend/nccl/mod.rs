@@ -105,9 +105,9 @@ impl Nccl {
     }
 }
 
-/// Makes the device of a process that is alone its current one, as a start with others does.
-pub fn start_alone(library: &Library, plan: &NcclStart) -> Result<()> {
-    choose_device(library.driver, plan.local_rank.unwrap_or(0)).map(drop)
+/// The device of a process that is alone, chosen as in a start with others.
+pub fn start_alone(library: &Library, plan: &NcclStart) -> Result<i32> {
+    choose_device(library.driver, plan.local_rank.unwrap_or(0)).map(|context| context.device)
 }
 
 /// The caller's device, or, if it has not chosen one, that of its number on the machine, which is its
@@ -202,8 +202,12 @@ impl Parts {
         let comm = Communicator::join(self.library.clone(), &id, rank, size)?;
         let outcome = await_ready(&comm, health, member, deadline)
             .and_then(|()| new_stream(context.driver))
-            .inspect_err(|_| comm.abort());
-        Ok((comm, outcome?))
+            .and_then(|stream| {
+                // None goes on without the others.
+                self.world.exchange(member, Topic::Ready, &[], health, deadline).map(|_| stream)
+            });
+        let stream = outcome.inspect_err(|_| comm.abort())?;
+        Ok((comm, stream))
     }
 
     /// Fails the group on all its ranks, and returns what failed it.
@@ -213,6 +217,8 @@ impl Parts {
             self.world.has_left(self.world.rank, &member.health, WHY);
         }
         self.world.fail_group(member.group, &error, true);
+        // The process may end next.
+        self.world.settle(WHY);
         let cause = member.health.check().err().unwrap_or(error);
         self.world.forget(member.group);
         cause
@@ -307,12 +313,7 @@ impl Shared {
     }
 
     /// Waits until NCCL has done on the host what it was asked for: it may have to connect to ranks first.
-    fn await_host(
-        &self,
-        progress: Progress,
-        patience: &mut Patience,
-        needs: &Needs,
-    ) -> Result<()> {
+    fn await_host(&self, progress: Progress, patience: &mut Patience, needs: &Needs) -> Result<()> {
         let (mut progress, since) = (progress, Instant::now());
         while progress == Progress::UnderWay {
             self.member.health.check()?;

@@ -181,8 +181,7 @@ impl Shared {
                     self.copy(device, into, length * size, stream)?;
                     continue;
                 }
-                let sends =
-                    self.others().map(|rank| Transfer::Send(device, length * size, rank));
+                let sends = self.others().map(|rank| Transfer::Send(device, length * size, rank));
                 let recvs = self.others().map(|rank| {
                     let into = output.wrapping_add(to(rank).start * size);
                     Transfer::Recv(into, to(rank).len() * size, rank)
@@ -220,9 +219,8 @@ impl Shared {
         let fold = Fold { kernel, memory: scratch.host, stride, ranks, count };
         let data = Box::into_raw(Box::new(fold));
         // SAFETY: the function takes the box, which nobody else uses.
-        let code: c_int = unsafe {
-            (driver.functions.launch_host_func)(stream.raw(), fold_on_host, data.cast())
-        };
+        let code: c_int =
+            unsafe { (driver.functions.launch_host_func)(stream.raw(), fold_on_host, data.cast()) };
         if let Err(e) = driver.check("cuLaunchHostFunc", code) {
             // SAFETY: the driver did not take it.
             drop(unsafe { Box::from_raw(data) });
@@ -261,7 +259,8 @@ mod tests {
     fn blocks_make_up_the_part() {
         for ranks in 1..9 {
             for count in 0..40 {
-                let all: Vec<usize> = (0..ranks).flat_map(|rank| block(count, ranks, rank)).collect();
+                let all: Vec<usize> =
+                    (0..ranks).flat_map(|rank| block(count, ranks, rank)).collect();
                 assert_eq!(all, (0..count).collect::<Vec<_>>());
                 let longest = (0..ranks).map(|rank| block(count, ranks, rank).len()).max();
                 assert_eq!(longest, Some(block(count, ranks, 0).len()));

@@ -41,20 +41,24 @@ pub fn start(shared: &Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the communicators of groups that were left or freed have ended. `for_good` if the process
-/// ends next.
+/// Waits until the groups that were freed are gone, and the communicators of those that were left have ended.
+/// `for_good` if the process ends next.
 pub fn settle(limit: Duration, for_good: bool) {
     let deadline = Deadline::after(Some(limit));
-    let ends = |group: &Arc<Shared>| {
-        let ends = group.leaving.load(Ordering::SeqCst) || group.closing.load(Ordering::SeqCst);
-        ends && !group.comm.is_gone()
+    let groups = GROUPS.lock().clone();
+    // What was freed says goodbye when it goes, perhaps here.
+    let goes_on = |group: &Weak<Shared>| {
+        group.upgrade().is_some_and(|group| {
+            let left = group.leaving.load(Ordering::SeqCst) && !group.comm.is_gone();
+            left || group.closing.load(Ordering::SeqCst)
+        })
     };
-    let all: Vec<Arc<Shared>> = GROUPS.lock().iter().filter_map(Weak::upgrade).collect();
-    while all.iter().any(ends) && !deadline.passed() {
+    while groups.iter().any(goes_on) && !deadline.passed() {
         std::thread::sleep(Duration::from_millis(1));
     }
     if for_good {
         ENDING.store(true, Ordering::SeqCst);
+        groups.iter().filter_map(Weak::upgrade).for_each(|group| group.world.leave());
     }
 }
 
