@@ -108,6 +108,6 @@ unsafe fn start(
         };
         driver.check("cuMemcpyAsync", code)?;
     }
-    let end = Events::new(context.clone()).record(stream.raw())?;
+    let end = Events::new(context.clone()).record(stream)?;
     Ok(Copy { end, outcome: OnceLock::new() })
 }

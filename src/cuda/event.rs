@@ -3,10 +3,11 @@
 use std::ptr;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{CUevent, CUstream};
+use cudarc::driver::sys::CUevent;
 use parking_lot::Mutex;
 
 use super::context::Context;
+use super::stream::StreamHandle;
 use crate::error::Result;
 
 /// `CU_EVENT_DISABLE_TIMING`: the cheapest there is.
@@ -34,7 +35,7 @@ impl Events {
     }
 
     /// Marks where `stream` is now; in the context.
-    pub fn record(self: &Arc<Self>, stream: CUstream) -> Result<Event> {
+    pub fn record(self: &Arc<Self>, stream: StreamHandle) -> Result<Event> {
         let driver = self.context.driver;
         let free = self.free.lock().pop();
         let raw = match free {
@@ -49,7 +50,7 @@ impl Events {
         };
         let event = Event { raw: Some(raw), events: self.clone() };
         // SAFETY: the event is ours, and the stream its owner's, who keeps it.
-        let code = unsafe { (driver.functions.event_record)(event.raw(), stream) };
+        let code = unsafe { (driver.functions.event_record)(event.raw(), stream.raw()) };
         driver.check("cuEventRecord", code)?;
         Ok(event)
     }
@@ -85,10 +86,10 @@ impl Event {
     }
 
     /// Lets `stream` go on only when the work before it is done; in the context.
-    pub fn hold_up(&self, stream: CUstream) -> Result<()> {
+    pub fn hold_up(&self, stream: StreamHandle) -> Result<()> {
         let driver = self.events.context.driver;
         // SAFETY: likewise; the stream is its owner's, who keeps it.
-        let code = unsafe { (driver.functions.stream_wait_event)(stream, self.raw(), 0) };
+        let code = unsafe { (driver.functions.stream_wait_event)(stream.raw(), self.raw(), 0) };
         driver.check("cuStreamWaitEvent", code)
     }
 }

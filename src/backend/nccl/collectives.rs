@@ -52,10 +52,10 @@ impl Shared {
     ) -> Result<()> {
         let Collective { verb, count, input, output, .. } = *collective;
         let (from, into, count) = (input.cast(), output.cast(), count * parts);
-        // SAFETY: the caller vouches for the memory; the communicator is there.
         let progress = match verb {
             Verb::SumScatter => {
                 let count = count / self.member.ranks.len();
+                // SAFETY: the caller vouches for the memory; the communicator is there.
                 self.comm.call("ncclReduceScatter", |f, comm| unsafe {
                     (f.reduce_scatter)(from, into, count, dtype, op, comm, stream.raw())
                 })

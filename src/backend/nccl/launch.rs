@@ -183,7 +183,7 @@ impl Shared {
         };
         // What is on the stream already must be known to be over, also after a failure.
         let cause = issued.err().map(|e| self.failed(e));
-        let end = match self.events.record(handle.raw()) {
+        let end = match self.events.record(handle) {
             Ok(end) => end,
             Err(e) => {
                 told.into_iter().for_each(|told| told(false));
@@ -237,15 +237,15 @@ impl Shared {
         marked: bool,
     ) -> Result<Option<crate::cuda::Event>> {
         if after_legacy {
-            self.events.record(StreamHandle::LEGACY.raw())?.hold_up(handle.raw())?;
+            self.events.record(StreamHandle::LEGACY)?.hold_up(handle)?;
         }
         if let Some((last, work)) = &turn.last
             && *last != handle
             && !work.is_known()
         {
-            work.end.hold_up(handle.raw())?;
+            work.end.hold_up(handle)?;
         }
-        marked.then(|| self.events.record(handle.raw())).transpose()
+        marked.then(|| self.events.record(handle)).transpose()
     }
 
     /// Asks NCCL for it, if there is anything to do.

@@ -164,10 +164,9 @@ impl Parts {
             leaving: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         });
-        warden::start(&shared).map_err(|e| {
+        warden::start(&shared).inspect_err(|e| {
             shared.comm.abort();
-            world.fail_group(id, &e, true);
-            e
+            world.fail_group(id, e, true);
         })?;
         Ok(Nccl(shared))
     }
