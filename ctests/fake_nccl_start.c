@@ -187,7 +187,7 @@ static ncclComm_t comm_new(const char *id, int rank, int size, int device, bool 
     if (comm == NULL) {
         fake_misuse("NCCL", "out of memory");
     }
-    snprintf(comm->id, sizeof comm->id, "%.*s", (int)sizeof comm->id - 1, id);
+    snprintf(comm->id, sizeof comm->id, "%.63s", id);
     comm->rank = rank;
     comm->size = size;
     comm->device = device;

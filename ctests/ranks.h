@@ -11,7 +11,7 @@
 #ifndef RANKS_H
 #define RANKS_H
 
-#include "device.h"
+#include "nccl_direct.h"
 #include "processes.h"
 
 #define NOBODY (-1)
@@ -35,6 +35,8 @@ static inline pid_t rank_start(int rank, int size, int port, char **argv) {
         setenv("NCCL_HOST_IP", "127.0.0.1", 1);
         snprintf(text, sizeof text, "%d", port);
         setenv("NCCL_PORT", text, 1);
+        snprintf(text, sizeof text, "127.0.0.1:%d", port + 1);
+        setenv("MLXD_TEST_OTHER_ADDRESS", text, 1);
         setenv("MLXD_TEST_IS_RANK", "1", 1);
         execv("/proc/self/exe", argv);
         _exit(127);
@@ -48,7 +50,7 @@ static inline int ranks_run(int size, char **argv, int lost) {
     pid_t pids[64];
     int skipped = 0, failed = 0;
     REQUIRE(size >= 1 && size <= 64);
-    int port = free_ports(1);
+    int port = free_ports(2);
     for (int rank = 0; rank < size; rank++) {
         pids[rank] = rank_start(rank, size, port, argv);
     }
@@ -76,11 +78,30 @@ static inline void rank_begin(void) {
     int size = atoi(getenv("MLX_WORLD_SIZE"));
     check_rank = rank;
     device_find();
+    if (!device_is_fake()) {
+        nccl_find();
+    }
     CUDA(cuda.count(&devices));
     if (devices < size) {
         snprintf(name, sizeof name, "host-of-rank-%d", rank);
         setenv("NCCL_HOSTID", name, 1);
     }
+}
+
+/* A world of the same ranks on another backend, beside the first. */
+static inline mlxd_group *other_world_start(const char *backend) {
+    mlxd_options *options = mlxd_options_new();
+    REQUIRE(options != NULL);
+    REQUIRE_OK(mlxd_options_set(options, "MLXD_COORDINATOR", getenv("MLXD_TEST_OTHER_ADDRESS")));
+    REQUIRE_OK(mlxd_options_set(options, "MLXD_RANK", getenv("MLX_RANK")));
+    REQUIRE_OK(mlxd_options_set(options, "MLXD_WORLD_SIZE", getenv("MLX_WORLD_SIZE")));
+    mlxd_group *world = mlxd_init_with_options(true, backend, options);
+    if (world == NULL) {
+        fprintf(stderr, "mlxd_init_with_options: %s\n", mlxd_last_error());
+    }
+    REQUIRE(world != NULL);
+    mlxd_options_free(options);
+    return world;
 }
 
 /* The world over nccl, with a context of this rank's device current. */
