@@ -27,6 +27,8 @@ pub struct Process {
     pub registry: Registry,
     /// The MPI of this process.
     pub mpi: mpi::Place,
+    /// Those who look after groups on nccl.
+    pub wardens: Arc<nccl::Wardens>,
     /// Files of the flight recorder that are being written.
     pub writing: Arc<Writing>,
     /// Every group that may still be in use.
@@ -87,6 +89,7 @@ pub fn current() -> Result<&'static Process> {
                 reactor: Reactor::new()?,
                 registry: Registry::default(),
                 mpi: mpi::Place::default(),
+                wardens: Arc::default(),
                 writing: Arc::default(),
                 groups: Mutex::default(),
             };
@@ -130,7 +133,7 @@ impl Process {
         let groups: Vec<Arc<Group>> = groups.iter().filter_map(Weak::upgrade).collect();
         groups.iter().for_each(|group| group.finalize());
         // A communicator that ends tells its peers, too; a driver that is gone must not be called.
-        nccl::settle(FAREWELL, for_good);
+        self.wardens.settle(FAREWELL, for_good);
         // Also for worlds whose last handle was freed a moment ago.
         self.reactor.settle(FAREWELL);
         self.writing.settle(deadline);

@@ -238,7 +238,8 @@ fn attempt_nccl(process: &Process, settings: &Settings) -> Result<Attempt> {
         let group = Group::alone("nccl", limits, archive)?;
         return Ok(Attempt::Started(group.on_device(device)));
     }
-    let nccl = Nccl::start(library, &plan, &process.reactor).map_err(|e| e.at(scene))?;
+    let nccl = Nccl::start(library, &plan, &process.reactor, &process.wardens);
+    let nccl = nccl.map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(nccl), limits, archive)?))
 }
 

@@ -241,7 +241,7 @@ impl Group {
     ) -> Result<()> {
         let name = request.name();
         let track = stream.map_or(Track::Here, Stream::track);
-        let accepted = self.accepts(track).and_then(|()| self.check(&request));
+        let accepted = self.check(&request).and_then(|()| self.accepts(track));
         accepted.map_err(|e| e.at(self.scene(name)))?;
         self.health().check().map_err(|e| self.told(e, name))?;
         // A message without a peer is refused above, so the ranks fit.

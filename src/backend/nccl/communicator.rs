@@ -136,12 +136,16 @@ impl Communicator {
     }
 
     /// Ends it in good order, when nothing is under way in it: what is on its way to others arrives.
-    /// Aborts it if that takes longer than `limit`.
-    pub fn finish(&self, limit: Duration) {
-        let flushed = self.flush(limit);
-        if let Err(e) = flushed {
-            log::debug!("nccl: {e}");
-            return self.abort();
+    /// Aborts it if that takes longer than `limit`, which it does where other ranks of the machine do not end
+    /// theirs. Leaves it as it is once the process `is_over`.
+    pub fn finish(&self, limit: Duration, is_over: impl Fn() -> bool) {
+        match self.flush(limit, &is_over) {
+            Ok(()) => {}
+            Err(_) if is_over() => return,
+            Err(e) => {
+                log::debug!("nccl: {e}");
+                return self.abort();
+            }
         }
         let mut raw = self.raw.lock();
         if let Some(Raw(comm)) = raw.take() {
@@ -153,13 +157,13 @@ impl Communicator {
         }
     }
 
-    fn flush(&self, limit: Duration) -> Result<()> {
+    fn flush(&self, limit: Duration, is_over: impl Fn() -> bool) -> Result<()> {
         let (deadline, since) = (Deadline::after(Some(limit)), Instant::now());
         // SAFETY: the communicator is there, and is not used for anything else after this.
         let mut progress =
             self.call("ncclCommFinalize", |f, comm| unsafe { (f.comm_finalize)(comm) })?;
         while progress == Progress::UnderWay {
-            if deadline.passed() {
+            if deadline.passed() || is_over() {
                 fail!(Timeout, "ncclCommFinalize has not ended in {} ms", limit.as_millis());
             }
             pause(since, false);

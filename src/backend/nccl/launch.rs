@@ -37,15 +37,13 @@ impl Shared {
                     return Some(Err(crate::call::mismatch(self.rank, &call, peer, &theirs)));
                 }
                 let deadline = Deadline::after(limits.operation);
-                if collective.verb == Verb::Split {
-                    return Some(self.tell_all(*sequence, collective, deadline));
-                }
                 if self.check
                     && let Err(e) = self.compare_calls(Header { call, before }, deadline)
                 {
                     return Some(Err(e));
                 }
-                None
+                let is_split = collective.verb == Verb::Split;
+                is_split.then(|| self.tell_all(*sequence, collective, deadline))
             }
             Operation::Exchange { dtype, send, recv } => {
                 if self.check

@@ -21,7 +21,7 @@ mod warden;
 mod work;
 
 pub use library::{Library, open};
-pub use warden::settle;
+pub use warden::Wardens;
 
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,6 +64,7 @@ struct Shared {
     stream: StreamHandle,
     comm: Communicator,
     world: Arc<Seat>,
+    wardens: Arc<Wardens>,
     member: Member,
     rank: usize,
     /// Whether calls are compared.
@@ -93,14 +94,22 @@ struct Pending {
 
 impl Nccl {
     /// Starts a world, of two ranks at least.
-    pub fn start(library: Arc<Library>, plan: &NcclStart, reactor: &Arc<Reactor>) -> Result<Nccl> {
+    pub fn start(
+        library: Arc<Library>,
+        plan: &NcclStart,
+        reactor: &Arc<Reactor>,
+        wardens: &Arc<Wardens>,
+    ) -> Result<Nccl> {
         let deadline = Deadline::after(plan.world.connect_timeout);
         let member = member(0, 0, (0..plan.world.size).collect())?;
         let (world, _) = control::start(&plan.world, reactor, member.clone(), |_| 0)?;
         let local_rank = plan.local_rank.unwrap_or_else(|| world.rank_on_machine());
-        let parts = Parts { library, world: Arc::new(world), check: plan.check };
+        let parts =
+            Parts { library, world: Arc::new(world), wardens: wardens.clone(), check: plan.check };
         let context = choose_device(parts.library.driver, local_rank);
         let context = context.map_err(|e| parts.failed(&member, e))?;
+        let device = (context.device, parts.library.driver.name_of(context.device));
+        log::info!("nccl: rank {} is on device {} ({})", plan.world.rank, device.0, device.1);
         parts.join(Arc::new(context), member, None, deadline)
     }
 }
@@ -129,6 +138,7 @@ fn choose_device(driver: &'static cuda::Driver, local_rank: usize) -> Result<Con
 struct Parts {
     library: Arc<Library>,
     world: Arc<Seat>,
+    wardens: Arc<Wardens>,
     check: bool,
 }
 
@@ -152,6 +162,7 @@ impl Parts {
             stream,
             comm,
             world: self.world,
+            wardens: self.wardens,
             member,
             rank,
             check: self.check,
@@ -416,6 +427,7 @@ impl Backend for Nccl {
         let parts = Parts {
             library: shared.library.clone(),
             world: shared.world.clone(),
+            wardens: shared.wardens.clone(),
             check: shared.check,
         };
         let deadline = Deadline::after(limits.operation);

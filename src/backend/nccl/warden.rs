@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::Shared;
 use super::work::Work;
@@ -21,11 +21,18 @@ const TICK: Duration = Duration::from_millis(10);
 const REST: Duration = Duration::from_secs(1);
 /// How long what a group has sent may take to arrive before its end.
 const FLUSH: Duration = Duration::from_secs(5);
+/// How long the end of the process waits for calls of the vendor's libraries that are under way.
+const LAST_CALL: Duration = Duration::from_millis(500);
 
-/// Groups whose communicator may be there.
-static GROUPS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
-/// The process ends: the driver may be gone, and is not called any more.
-static ENDING: AtomicBool = AtomicBool::new(false);
+/// The wardens of one process.
+#[derive(Default)]
+pub struct Wardens {
+    groups: Mutex<Vec<Weak<Shared>>>,
+    /// The process ends: the driver may be gone soon, and is not called any more.
+    ending: AtomicBool,
+    /// Read by whoever calls the vendor's libraries from a thread of ours.
+    calls: RwLock<()>,
+}
 
 /// Starts a group's warden.
 pub fn start(shared: &Arc<Shared>) -> Result<()> {
@@ -35,30 +42,39 @@ pub fn start(shared: &Arc<Shared>) -> Result<()> {
             group.fail_now(e);
         }
     })?;
-    let mut groups = GROUPS.lock();
+    let mut groups = shared.wardens.groups.lock();
     groups.retain(|group| group.strong_count() > 0);
     groups.push(Arc::downgrade(shared));
     Ok(())
 }
 
-/// Waits until the groups that were freed are gone, and the communicators of those that were left have ended.
-/// `for_good` if the process ends next.
-pub fn settle(limit: Duration, for_good: bool) {
-    let deadline = Deadline::after(Some(limit));
-    let groups = GROUPS.lock().clone();
-    // What was freed says goodbye when it goes, perhaps here.
-    let goes_on = |group: &Weak<Shared>| {
-        group.upgrade().is_some_and(|group| {
-            let left = group.leaving.load(Ordering::SeqCst) && !group.comm.is_gone();
-            left || group.closing.load(Ordering::SeqCst)
-        })
-    };
-    while groups.iter().any(goes_on) && !deadline.passed() {
-        std::thread::sleep(Duration::from_millis(1));
+impl Wardens {
+    /// Waits until the groups that were freed are gone, and the communicators of those that were left have
+    /// ended. `for_good` if the process ends next.
+    pub fn settle(&self, limit: Duration, for_good: bool) {
+        let deadline = Deadline::after(Some(limit));
+        let groups = self.groups.lock().clone();
+        // What was freed says goodbye when it goes, perhaps here.
+        let goes_on = |group: &Weak<Shared>| {
+            group.upgrade().is_some_and(|group| {
+                let left = group.leaving.load(Ordering::SeqCst) && !group.comm.is_gone();
+                left || group.closing.load(Ordering::SeqCst)
+            })
+        };
+        while groups.iter().any(goes_on) && !deadline.passed() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if for_good {
+            self.ending.store(true, Ordering::SeqCst);
+            // Never given back: what is in a call now ends it, or ends with the process.
+            std::mem::forget(self.calls.try_write_for(LAST_CALL));
+            groups.iter().filter_map(Weak::upgrade).for_each(|group| group.world.leave());
+        }
     }
-    if for_good {
-        ENDING.store(true, Ordering::SeqCst);
-        groups.iter().filter_map(Weak::upgrade).for_each(|group| group.world.leave());
+
+    /// Whether the process ends.
+    fn is_over(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
     }
 }
 
@@ -74,20 +90,23 @@ impl Shared {
 
     /// Until the group is not used any more.
     fn watch_over(&self) {
-        let inside = self.context.enter();
-        if let Err(e) = &inside {
-            log::warn!("nccl: {e}");
-        }
         let mut last_work = Instant::now();
         while !self.closing.load(Ordering::SeqCst) {
             let work = self.next_look(&mut last_work);
-            if ENDING.load(Ordering::SeqCst) {
-                return;
-            }
+            let Some(_calls) = self.may_call() else { return };
+            let _inside = self.context.enter().inspect_err(|e| log::warn!("nccl: {e}"));
             self.see_to_the_end(work.is_empty());
             self.look_at(&work);
         }
+        let Some(_calls) = self.may_call() else { return };
+        let _inside = self.context.enter().inspect_err(|e| log::warn!("nccl: {e}"));
         self.close();
+    }
+
+    /// Keeps the process from ending while this thread is in the vendor's libraries; `None` if it ends.
+    fn may_call(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        let calls = self.wardens.calls.try_read()?;
+        (!self.wardens.is_over()).then_some(calls)
     }
 
     /// Sleeps until the next look is due: what there is to look at then.
@@ -121,7 +140,7 @@ impl Shared {
         }
         self.failed_at.get_or_init(Instant::now);
         match idle && self.leaving.load(Ordering::SeqCst) {
-            true => self.comm.finish(FLUSH),
+            true => self.comm.finish(FLUSH, || self.wardens.is_over()),
             false => self.comm.abort(),
         }
     }
@@ -151,15 +170,18 @@ impl Shared {
     fn close(&self) {
         let work = self.pending.lock().work.clone();
         if work.is_empty() && self.member.health.check().is_ok() {
-            self.comm.finish(FLUSH);
+            self.comm.finish(FLUSH, || self.wardens.is_over());
         } else {
             self.comm.abort();
         }
         let deadline = Deadline::after(Some(super::RELEASE));
-        while work.iter().any(|one| one.look().is_none()) && !deadline.passed() {
+        while work.iter().any(|one| one.look().is_none())
+            && !deadline.passed()
+            && !self.wardens.is_over()
+        {
             std::thread::sleep(TICK);
         }
-        if ENDING.load(Ordering::SeqCst) || deadline.passed() {
+        if self.wardens.is_over() || deadline.passed() {
             return;
         }
         let functions = &self.context.driver.functions;
