@@ -31,6 +31,24 @@ pub fn last_error() -> String {
     }
 }
 
+/// How many libraries were ever loaded into this process.
+pub fn loads() -> u64 {
+    unsafe extern "C" fn first(
+        info: *mut libc::dl_phdr_info,
+        _size: usize,
+        loads: *mut c_void,
+    ) -> c_int {
+        // SAFETY: the loader describes a library, and passes the address below on.
+        unsafe { *loads.cast::<u64>() = (*info).dlpi_adds };
+        // All say the same.
+        1
+    }
+    let mut loads = 0u64;
+    // SAFETY: the function only reads what it is given, and writes to a word of ours.
+    unsafe { libc::dl_iterate_phdr(Some(first), (&raw mut loads).cast()) };
+    loads
+}
+
 impl Handle {
     /// The address of a symbol.
     pub fn find(self, symbol: &CStr) -> Option<*mut c_void> {
@@ -82,3 +100,17 @@ macro_rules! table {
     };
 }
 pub(crate) use table;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_opened_found_and_counted() {
+        let libc = open(c"libc.so.6", libc::RTLD_NOLOAD).unwrap();
+        assert!(libc.find(c"malloc").is_some() && libc.find(c"no_such_function").is_none());
+        assert!(open(c"libno-such-library.so", 0).is_none());
+        assert!(last_error().contains("libno-such-library.so"));
+        assert!(loads() > 0);
+    }
+}

@@ -14,6 +14,7 @@
 //! | [`transport`] | links: posted sends and receives to one peer |
 //! | [`control`] | rendezvous, liveness, failures, late connections: one thread per process |
 //! | [`reduce`] | kernels: `out[i] = a[i] op b[i]` |
+//! | [`cuda`], [`dynamic`] | the CUDA driver, whose memory a pointer is; libraries opened at run time |
 //! | [`config`], [`call`], [`frame`], [`health`], [`wait`], [`thread`], [`dtype`], [`error`], [`log`] | words that all use |
 
 pub mod backend;

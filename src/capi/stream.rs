@@ -73,7 +73,7 @@ pub unsafe extern "C" fn mlxd_stream_from_cuda(cuda_stream: *mut c_void) -> *mut
 ///
 /// - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
 /// - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
-///   MLXD_ERROR_SYSTEM: what an operation returned, as for mlxd_all_sum().
+///   MLXD_ERROR_SYSTEM, MLXD_ERROR_BACKEND: what an operation returned, as for mlxd_all_sum().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_stream_synchronize(stream: *mut mlxd_stream) -> mlxd_status {
     // SAFETY: the header asks for a handle or NULL.

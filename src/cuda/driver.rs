@@ -91,18 +91,27 @@ pub fn loaded() -> Option<&'static Driver> {
     DRIVER.get()
 }
 
-/// The driver, if the program has opened it, too. Costs a load and a look at the coarse clock: the loader
-/// is asked once in a tick of it, which the driver's own start takes much longer than.
+/// The driver, if the program has opened it, too. Costs two loads and a look at the coarse clock: the loader
+/// is asked once in a tick of it, which the driver's own start takes much longer than, and looks for the
+/// driver only if it has loaded something since.
 pub fn present() -> Option<&'static Driver> {
     static LOOKED: AtomicU64 = AtomicU64::new(0);
+    static LOADS: AtomicU64 = AtomicU64::new(0);
     if let Some(driver) = DRIVER.get() {
         return Some(driver);
     }
     let now = recorder::now();
-    if LOOKED.swap(now, Ordering::Relaxed) == now {
+    if LOOKED.load(Ordering::Relaxed) == now {
         return None;
     }
-    load(libc::RTLD_NOLOAD)?.ok().map(keep)
+    LOOKED.store(now, Ordering::Relaxed);
+    let loads = dynamic::loads();
+    if LOADS.load(Ordering::Relaxed) == loads {
+        return None;
+    }
+    let driver = load(libc::RTLD_NOLOAD).and_then(Result::ok).map(keep);
+    LOADS.store(loads, Ordering::Relaxed);
+    driver
 }
 
 fn keep(driver: Driver) -> &'static Driver {

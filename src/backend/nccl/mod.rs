@@ -434,7 +434,9 @@ impl Backend for Nccl {
         // Not ncclCommSplit, in which all ranks of this group would have to take part, behind all that it
         // has under way: a part that fails to connect would take the whole with it.
         let joined = parts.join(shared.context.clone(), member, Some(self.health()), deadline);
-        let part = joined.map_err(|e| e.at("the new group"))?;
+        // A rank that is lost is lost to both, and has another number there.
+        let cause = |e: Error| self.health().check().err().unwrap_or(e.at("the new group"));
+        let part = joined.map_err(cause)?;
         Ok(Some(Box::new(part)))
     }
 
