@@ -57,8 +57,8 @@ pub unsafe fn copy(
     output: *mut u8,
     bytes: usize,
 ) -> Result<()> {
-    let far = |pointer| matches!(kind_of(driver, pointer), Kind::Device(_) | Kind::Managed);
-    let pointer = if far(input) { input } else { output.cast_const() };
+    let is_known = |pointer| kind_of(driver, pointer) != Kind::Host;
+    let pointer = if is_known(input) { input } else { output.cast_const() };
     let context = Arc::new(device_of(driver, pointer)?);
     // SAFETY: as this function's contract says.
     let copy = unsafe { start(&context, StreamHandle::LEGACY, input, output, bytes)? };

@@ -78,6 +78,20 @@ impl Group {
         }
     }
 
+    /// Refuses what a device could not compute with: it stops for good at an address that does not fit.
+    fn check_alignment(&self, memory: *const u8, dtype: Dtype, word: &str) -> Result<()> {
+        let unit = if dtype == Dtype::Complex64 { 4 } else { dtype.size() };
+        if matches!(self.reach, Reach::Device(_)) && !(memory as usize).is_multiple_of(unit) {
+            fail!(
+                InvalidArgument,
+                "{word} is at {memory:?}, which {} does not take for {}: it must be a multiple of {unit}",
+                self.name,
+                dtype.name()
+            );
+        }
+        Ok(())
+    }
+
     fn check_collective(&self, collective: &Collective) -> Result<()> {
         let Collective { verb, dtype, count, root, input, output } = *collective;
         let (gathers, scatters) = (verb == Verb::AllGather, verb == Verb::SumScatter);
@@ -103,6 +117,10 @@ impl Group {
         };
         self.check_memory(input, count, "input")?;
         self.check_memory(output, count, "output")?;
+        if !matches!(verb, Verb::AllGather | Verb::AllToAll) {
+            self.check_alignment(input, dtype, "input")?;
+            self.check_alignment(output, dtype, "output")?;
+        }
         if !overlap(&from, &into) {
             return Ok(());
         }

@@ -89,8 +89,13 @@ impl Group {
         archive: Option<Archive>,
     ) -> Result<Group> {
         let identity = backend.identity();
+        let device = backend.device();
         let backend = (backend.size() > 1).then_some(backend);
-        Group::with(backend, identity, limits, archive)
+        let group = Group::with(backend, identity, limits, archive)?;
+        Ok(match device {
+            Some(device) => group.on_device(device),
+            None => group,
+        })
     }
 
     /// The same group of one rank, for memory of this CUDA device.
@@ -114,9 +119,9 @@ impl Group {
     ) -> Result<Group> {
         let milliseconds =
             |limit: Option<Duration>| AtomicU64::new(limit.map_or(0, |l| l.as_millis() as u64));
-        let reach = match (identity.backend, &backend) {
-            ("none", _) => Reach::Both,
-            ("nccl", backend) => Reach::Device(backend.as_ref().and_then(|b| b.device())),
+        let reach = match identity.backend {
+            "none" => Reach::Both,
+            "nccl" => Reach::Device(None),
             _ => Reach::Host,
         };
         let mut group = Group {
@@ -379,10 +384,13 @@ impl Group {
     /// The driver, if it takes that to copy from one to the other.
     fn driver_for(&self, input: *const u8, output: *const u8) -> Option<&'static cuda::Driver> {
         let driver = if self.reach == Reach::Host { None } else { cuda::present() }?;
-        let far = |pointer| {
-            matches!(cuda::kind_of(driver, pointer), cuda::Kind::Device(_) | cuda::Kind::Managed)
+        // On a device also between pinned buffers, so that the default stream's order counts.
+        let is_far = |pointer| match cuda::kind_of(driver, pointer) {
+            cuda::Kind::Device(_) | cuda::Kind::Managed => true,
+            cuda::Kind::Pinned => self.reach != Reach::Both,
+            cuda::Kind::Host => false,
         };
-        (far(input) || far(output)).then_some(driver)
+        (is_far(input) || is_far(output)).then_some(driver)
     }
 
     /// Makes a group of the ranks that give the same colour; `None` for colour -1.

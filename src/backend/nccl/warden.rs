@@ -41,6 +41,10 @@ pub fn start(shared: &Arc<Shared>) -> Result<()> {
         while let Err(e) = crate::thread::quietly(|| group.watch_over()) {
             group.fail_now(e);
         }
+        if group.wardens.is_over() {
+            // What it holds of the driver's is not given back any more.
+            std::mem::forget(group);
+        }
     })?;
     let mut groups = shared.wardens.groups.lock();
     groups.retain(|group| group.strong_count() > 0);
