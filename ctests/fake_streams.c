@@ -395,7 +395,7 @@ EXPORT CUresult cuEventRecord(CUevent event, CUstream handle) {
 }
 
 EXPORT CUresult cuEventQuery(CUevent event) {
-    ENTER("cuEventQuery", true);
+    ENTER("cuEventQuery", false); /* the one call on events that needs no context */
     if (!is_event(event)) {
         return CUDA_ERROR_INVALID_HANDLE;
     }

@@ -26,8 +26,15 @@ static inline pid_t rank_start(int rank, int size, int port, char **argv) {
     pid_t pid = fork();
     REQUIRE(pid >= 0);
     if (pid == 0) {
+        /* Limits are the test's to set; what says which world this is, is not. */
+        const char *operation_ms = getenv("MLXD_TIMEOUT_MS");
+        const char *start_ms = getenv("MLXD_CONNECT_TIMEOUT_MS");
+        char *limits[] = {strdup(operation_ms != NULL ? operation_ms : ""),
+                          strdup(start_ms != NULL ? start_ms : "")};
         signal(SIGPIPE, SIG_DFL);
         start_variables_clear();
+        setenv("MLXD_TIMEOUT_MS", limits[0], 1); /* "": as if it were not there */
+        setenv("MLXD_CONNECT_TIMEOUT_MS", limits[1], 1);
         snprintf(text, sizeof text, "%d", rank);
         setenv("MLX_RANK", text, 1);
         snprintf(text, sizeof text, "%d", size);
@@ -84,7 +91,7 @@ static inline void rank_begin(void) {
     CUDA(cuda.count(&devices));
     if (devices < size) {
         snprintf(name, sizeof name, "host-of-rank-%d", rank);
-        setenv("NCCL_HOSTID", name, 1);
+        setenv("NCCL_HOSTID", name, 0);
     }
 }
 
