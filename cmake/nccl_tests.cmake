@@ -48,12 +48,21 @@ endforeach()
 function(add_nccl_test name folder settings program)
   add_test(NAME nccl_${name} COMMAND ${program} ${ARGN})
   separate_arguments(settings)
-  set_tests_properties(nccl_${name} PROPERTIES LABELS "nccl;quick" TIMEOUT 300 PROCESSORS 2
+  set(labels nccl)
+  if(NOT name MATCHES "_4$")
+    list(APPEND labels quick)
+  endif()
+  set_tests_properties(nccl_${name} PROPERTIES LABELS "${labels}" TIMEOUT 300 PROCESSORS 2
     ENVIRONMENT "LD_LIBRARY_PATH=${folder};${settings}")
 endfunction()
 
-# add_gpu_test(name program arguments...): over what is on this machine.
+# add_gpu_test(name program arguments...): over what is on this machine. Also a line of the list that
+# scripts/test-gpu runs, where there is no CTest.
+set(gpu_list "${PROJECT_BINARY_DIR}/ctests/gpu_tests")
+file(WRITE "${gpu_list}" "")
 function(add_gpu_test name program)
+  string(REPLACE ";" " " arguments "${ARGN}")
+  file(APPEND "${gpu_list}" "${name} ${program} ${arguments}\n")
   add_test(NAME gpu_${name} COMMAND ${program} ${ARGN})
   set_tests_properties(gpu_${name} PROPERTIES LABELS gpu TIMEOUT 300 SKIP_RETURN_CODE 77
     RUN_SERIAL ON)
@@ -84,6 +93,33 @@ foreach(program reduce move)
   # All ranks on one device, each with a host's name of its own, as on a machine with one GPU.
   add_nccl_test(${program}_3_one_device "${fake_dir}" "FAKE_NCCL_DEVICES=1" nccl_${program} 3)
 endforeach()
+
+# The measurement, which is no test but must run; the example.
+add_executable(nccl_overhead "${PROJECT_SOURCE_DIR}/benches/nccl_overhead.c")
+set_target_properties(nccl_overhead PROPERTIES
+  C_STANDARD 11 C_STANDARD_REQUIRED ON C_EXTENSIONS OFF
+  RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/ctests")
+target_compile_options(nccl_overhead PRIVATE ${warnings})
+target_include_directories(nccl_overhead PRIVATE "${ctests_dir}")
+target_link_libraries(nccl_overhead PRIVATE mlxd::mlxd Threads::Threads ${CMAKE_DL_LIBS})
+set(nccl_run "${ctests_dir}/nccl_run.sh")
+foreach(ranks 1 2)
+  add_nccl_test(overhead_${ranks} "${fake_dir}" "" "${nccl_run}" ${ranks} $<TARGET_FILE:nccl_overhead>)
+endforeach()
+if(MLXD_BUILD_EXAMPLES AND TARGET gpu_all_sum)
+  foreach(ranks 1 2 4)
+    add_nccl_test(example_${ranks} "${fake_dir}" "" "${nccl_run}" ${ranks} $<TARGET_FILE:gpu_all_sum>)
+  endforeach()
+  add_nccl_test(example_alone "${fake_dir}" "" gpu_all_sum)
+  add_nccl_test(example_without_gpu "" "" gpu_all_sum)
+  set_tests_properties(nccl_example_without_gpu PROPERTIES
+    PASS_REGULAR_EXPRESSION "no CUDA driver here|0 wrong")
+endif()
+
+# scripts/test-gpu itself, on binaries that were carried to another folder, over the stand-ins.
+add_test(NAME nccl_test_gpu COMMAND "${ctests_dir}/test_gpu.sh" "${PROJECT_SOURCE_DIR}/scripts/test-gpu"
+                                    "${PROJECT_BINARY_DIR}")
+set_tests_properties(nccl_test_gpu PROPERTIES LABELS nccl TIMEOUT 300 PROCESSORS 2)
 
 # Failures.
 foreach(ranks 2 3 4)

@@ -1,7 +1,7 @@
 # The C tests. Labels: `ring` (operations over the ring), `contract` (start-up and argument errors),
 # `faults` (failures that a test brings about), `shm`, `tcp` and `mixed` (see add_ranks), `mpi` (see
-# mpi_tests.cmake), `quick` (up to three ranks), `long-memory` (needs 6 GiB of memory, 11 with
-# MLXD_TEST_LONG; skips itself where there is less).
+# mpi_tests.cmake), `nccl` and `gpu` (see nccl_tests.cmake), `quick` (up to three ranks), `long-memory`
+# (needs 6 GiB of memory, 11 with MLXD_TEST_LONG; skips itself where there is less).
 
 set(ctests_dir "${PROJECT_SOURCE_DIR}/ctests")
 

@@ -22,6 +22,7 @@
 _Thread_local bool fake_in_host_function;
 
 static atomic_int process; /* that called cuInit */
+static atomic_long calls;
 static int device_count;
 static int places[MAX_DEVICES];
 static struct CUctx_st contexts[MAX_DEVICES];
@@ -57,6 +58,7 @@ static CUresult injected(const char *name) {
 }
 
 CUresult fake_enter(const char *name, bool context) {
+    atomic_fetch_add(&calls, 1);
     if (fake_in_host_function) {
         fprintf(stderr, "stand-in for CUDA: %s inside a host function\n", name);
         return CUDA_ERROR_NOT_PERMITTED;
@@ -487,6 +489,10 @@ long fake_memory_live(void) {
     }
     pthread_mutex_unlock(&lock);
     return live;
+}
+
+long fake_calls(void) {
+    return atomic_load(&calls);
 }
 
 long fake_contexts_live(void) {

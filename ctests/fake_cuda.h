@@ -47,5 +47,6 @@ CUstream fake_legacy_new(CUcontext context);
 extern _Thread_local bool fake_in_host_function;
 long fake_memory_live(void);
 long fake_contexts_live(void);
+long fake_calls(void);
 
 #endif

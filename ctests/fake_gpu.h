@@ -132,7 +132,8 @@ EXPORT void *fake_cuda_memory(const void *pointer, size_t bytes);
 EXPORT int fake_cuda_device(void);
 /* Which of the machine's devices this one is, whatever CUDA_VISIBLE_DEVICES shows of them. */
 EXPORT int fake_cuda_place(int device);
-/* How many there are that were not given back: "streams", "events", "memory", "contexts". */
+/* How many there are that were not given back: "streams", "events", "memory", "contexts";
+ * or how many "calls" of the driver's functions there were. */
 EXPORT long fake_cuda_live(const char *what);
 /* NCCL's: communicators that were neither destroyed nor aborted. */
 EXPORT long fake_nccl_live(void);

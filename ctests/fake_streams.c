@@ -613,6 +613,9 @@ EXPORT long fake_cuda_live(const char *what) {
     if (strcmp(what, "contexts") == 0) {
         return fake_contexts_live();
     }
+    if (strcmp(what, "calls") == 0) {
+        return fake_calls();
+    }
     pthread_mutex_lock(&lock);
     for (CUstream stream = streams; strcmp(what, "streams") == 0 && stream != NULL;
          stream = stream->next) {

@@ -3,7 +3,8 @@
  * shows that they keep it, over a GPU that CUDA and NCCL do. Over the stand-ins also that wrong use
  * is noticed.
  *
- *     nccl_premises RANKS */
+ *     nccl_premises RANKS
+ *     nccl_premises facts    what is here: device, driver, NCCL */
 #include "nccl_direct.h"
 
 #include <errno.h>
@@ -264,8 +265,27 @@ static void misuse_is_noticed(enum misuse which) {
           WTERMSIG(status) == (which == HOST_TOUCHES_DEVICE ? SIGSEGV : SIGABRT));
 }
 
+/* One line, for reports. */
+static int facts(void) {
+    char name[128];
+    int devices = 0, device = 0, driver = 0, version = 0;
+    device_find();
+    nccl_find();
+    CUDA(cuda.count(&devices));
+    CUDA(cuda.device_get(&device, 0));
+    CUDA(cuda.name(name, sizeof name, device));
+    CUDA(cuda.driver_version(&driver));
+    REQUIRE(nccl.version(&version) == 0);
+    printf("%d x %s, CUDA driver for %d.%d, NCCL %d.%d.%d\n", devices, name, driver / 1000,
+           driver % 1000 / 10, version / 10000, version / 100 % 100, version % 100);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     check_start(120);
+    if (argc > 1 && strcmp(argv[1], "facts") == 0) {
+        return facts();
+    }
     size = argc > 1 ? atoi(argv[1]) : 1;
     REQUIRE(size >= 1 && size <= 64);
     /* Looked at in a child: CUDA does not survive a fork. */
