@@ -20,6 +20,8 @@
 typedef int CUresult;
 typedef int CUdevice;
 typedef int CUpointer_attribute;
+typedef int CUstreamCaptureMode;
+typedef int CUstreamCaptureStatus;
 typedef unsigned long long CUdeviceptr;
 typedef struct CUctx_st *CUcontext;
 typedef struct CUstream_st *CUstream;
@@ -66,6 +68,8 @@ CONSTANT(CUDA_ERROR_CONTEXT_IS_DESTROYED, 709);
 CONSTANT(CUDA_ERROR_NOT_PERMITTED, 800);
 CONSTANT(CUDA_ERROR_UNKNOWN, 999);
 CONSTANT(CU_STREAM_NON_BLOCKING, 1);
+CONSTANT(CU_STREAM_CAPTURE_STATUS_NONE, 0);
+CONSTANT(CU_STREAM_CAPTURE_MODE_GLOBAL, 0);
 CONSTANT(CU_EVENT_DISABLE_TIMING, 2);
 CONSTANT(CU_MEM_ATTACH_GLOBAL, 1);
 CONSTANT(CU_MEMORYTYPE_HOST, 1);

@@ -302,6 +302,24 @@ EXPORT CUresult cuStreamGetCtx(CUstream handle, CUcontext *context) {
     return CUDA_SUCCESS;
 }
 
+/* Nothing is ever captured here; a thread's mode is only remembered. */
+EXPORT CUresult cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus *status) {
+    ENTER("cuStreamIsCapturing", true);
+    if (stream_of(handle, fake_current()) == NULL) {
+        return CUDA_ERROR_INVALID_HANDLE;
+    }
+    *status = CU_STREAM_CAPTURE_STATUS_NONE;
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode) {
+    static _Thread_local CUstreamCaptureMode now = CU_STREAM_CAPTURE_MODE_GLOBAL;
+    CUstreamCaptureMode before = now;
+    now = *mode;
+    *mode = before;
+    return CUDA_SUCCESS;
+}
+
 struct host_function {
     CUhostFn function;
     void *user_data;

@@ -5,7 +5,7 @@ use std::ptr;
 
 use cudarc::driver::sys::{CUcontext, CUdevice};
 
-use super::driver::Driver;
+use super::driver::{Driver, Relaxed};
 use crate::error::{Result, fail};
 
 /// A context of a device: the one that the caller had, or the device's primary one.
@@ -26,9 +26,7 @@ unsafe impl Sync for Context {}
 impl Context {
     /// This thread's current context, if it has one.
     pub fn current(driver: &'static Driver) -> Result<Option<Context>> {
-        let mut raw: CUcontext = ptr::null_mut();
-        // SAFETY: the driver writes a pointer of ours.
-        driver.check("cuCtxGetCurrent", unsafe { (driver.functions.ctx_get_current)(&mut raw) })?;
+        let raw = Context::current_raw(driver)?;
         if raw.is_null() {
             return Ok(None);
         }
@@ -64,6 +62,14 @@ impl Context {
         Context { driver, device, raw }
     }
 
+    /// This thread's current context as the driver knows it; NULL if it has none.
+    pub fn current_raw(driver: &Driver) -> Result<CUcontext> {
+        let mut raw: CUcontext = ptr::null_mut();
+        // SAFETY: the driver writes a pointer of ours.
+        driver.check("cuCtxGetCurrent", unsafe { (driver.functions.ctx_get_current)(&mut raw) })?;
+        Ok(raw)
+    }
+
     /// Whether it is this one.
     pub fn is(&self, raw: CUcontext) -> bool {
         self.raw == raw
@@ -78,17 +84,14 @@ impl Context {
 
     /// Makes it this thread's current one until what is returned is dropped.
     pub fn enter(&self) -> Result<Entered<'_>> {
-        let mut now: CUcontext = ptr::null_mut();
         let driver = self.driver;
-        // SAFETY: the driver writes a pointer of ours; the context is alive.
-        unsafe {
-            driver.check("cuCtxGetCurrent", (driver.functions.ctx_get_current)(&mut now))?;
-            if now == self.raw {
-                return Ok(Entered { context: self, pushed: false });
-            }
-            driver.check("cuCtxPushCurrent", (driver.functions.ctx_push_current)(self.raw))?;
+        if Context::current_raw(driver)? == self.raw {
+            return Ok(Entered { context: self, pushed: false, _relaxed: driver.relaxed() });
         }
-        Ok(Entered { context: self, pushed: true })
+        // SAFETY: the context is alive.
+        let code = unsafe { (driver.functions.ctx_push_current)(self.raw) };
+        driver.check("cuCtxPushCurrent", code)?;
+        Ok(Entered { context: self, pushed: true, _relaxed: driver.relaxed() })
     }
 }
 
@@ -97,6 +100,7 @@ impl Context {
 pub struct Entered<'a> {
     context: &'a Context,
     pushed: bool,
+    _relaxed: Relaxed,
 }
 
 impl Drop for Entered<'_> {

@@ -19,6 +19,7 @@ struct Copy {
 
 impl Copy {
     fn wait(&self) -> Result<()> {
+        let _relaxed = self.end.relaxed();
         let since = Instant::now();
         loop {
             if let Some(outcome) = self.look() {
@@ -59,19 +60,18 @@ pub unsafe fn copy(
 ) -> Result<()> {
     let is_known = |pointer| kind_of(driver, pointer) != Kind::Host;
     let pointer = if is_known(input) { input } else { output.cast_const() };
-    let context = Arc::new(device_of(driver, pointer)?);
+    let events = Events::new(Arc::new(device_of(driver, pointer)?));
     // SAFETY: as this function's contract says.
-    let copy = unsafe { start(&context, StreamHandle::LEGACY, input, output, bytes)? };
+    let copy = unsafe { start(&events, StreamHandle::LEGACY, input, output, bytes)? };
     copy.wait()
 }
 
 /// Returns when the legacy default stream of this thread's context, if it has one, has come to where it is.
 pub fn catch_up(driver: &'static Driver) -> Result<()> {
     let Some(context) = Context::current(driver)? else { return Ok(()) };
-    let nothing = std::ptr::null();
+    let (events, nothing) = (Events::new(Arc::new(context)), std::ptr::null());
     // SAFETY: nothing is copied.
-    let copy =
-        unsafe { start(&Arc::new(context), StreamHandle::LEGACY, nothing, nothing.cast_mut(), 0)? };
+    let copy = unsafe { start(&events, StreamHandle::LEGACY, nothing, nothing.cast_mut(), 0)? };
     copy.wait()
 }
 
@@ -85,22 +85,22 @@ pub unsafe fn copy_on(
     output: *mut u8,
     bytes: usize,
 ) -> Result<()> {
-    let context = Arc::new(stream.context()?);
     // SAFETY: as this function's contract says.
-    let copy = unsafe { start(&context, stream.handle, input, output, bytes)? };
+    let copy = unsafe { start(&stream.events()?, stream.handle, input, output, bytes)? };
     stream.push(Arc::new(copy));
     Ok(())
 }
 
 unsafe fn start(
-    context: &Arc<Context>,
+    events: &Arc<Events>,
     stream: StreamHandle,
     input: *const u8,
     output: *mut u8,
     bytes: usize,
 ) -> Result<Copy> {
-    let driver = context.driver;
-    let _inside = context.enter()?;
+    let driver = events.context.driver;
+    let _inside = events.context.enter()?;
+    stream.refuse_capture(driver)?;
     if !std::ptr::eq(input, output) {
         // SAFETY: as for `copy`; addresses tell the driver whose memory they are.
         let code = unsafe {
@@ -108,6 +108,6 @@ unsafe fn start(
         };
         driver.check("cuMemcpyAsync", code)?;
     }
-    let end = Events::new(context.clone()).record(stream)?;
+    let end = events.record(stream)?;
     Ok(Copy { end, outcome: OnceLock::new() })
 }

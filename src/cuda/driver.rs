@@ -35,6 +35,8 @@ table! {
         stream_create = "cuStreamCreate"(*mut CUstream, c_uint);
         stream_destroy = "cuStreamDestroy_v2"(CUstream);
         stream_wait_event = "cuStreamWaitEvent"(CUstream, CUevent, c_uint);
+        stream_is_capturing = "cuStreamIsCapturing"(CUstream, *mut c_int);
+        exchange_capture_mode = "cuThreadExchangeStreamCaptureMode"(*mut c_int);
         stream_get_ctx = "cuStreamGetCtx"(CUstream, *mut CUcontext);
         event_create = "cuEventCreate"(*mut CUevent, c_uint);
         event_destroy = "cuEventDestroy_v2"(CUevent);
@@ -52,6 +54,9 @@ table! {
 const SUCCESS: c_int = 0;
 /// `CUDA_ERROR_NOT_READY`
 const NOT_READY: c_int = 600;
+
+/// `CU_STREAM_CAPTURE_MODE_RELAXED`
+const RELAXED: c_int = 2;
 
 /// As the driver's package names its library, and as a link to it may be named.
 const NAMES: [&CStr; 2] = [c"libcuda.so.1", c"libcuda.so"];
@@ -173,6 +178,15 @@ impl Driver {
         }
     }
 
+    /// Lets this thread make any call until what is returned is dropped, also while another thread of the
+    /// program captures a stream into a graph: a query would otherwise fail, and spoil the capture.
+    pub fn relaxed(&'static self) -> Relaxed {
+        let mut mode = RELAXED;
+        // SAFETY: the driver exchanges an int of ours for this thread's.
+        let code = unsafe { (self.functions.exchange_capture_mode)(&mut mode) };
+        Relaxed { driver: self, before: (code == SUCCESS).then_some(mode) }
+    }
+
     /// How many devices this process may use.
     pub fn devices(&self) -> Result<usize> {
         let mut count: c_int = 0;
@@ -193,6 +207,22 @@ impl Driver {
         match (code, name) {
             (SUCCESS, Ok(name)) => name.into_owned(),
             _ => "a device".to_owned(),
+        }
+    }
+}
+
+/// While this thread may make any call.
+#[derive(Debug)]
+pub struct Relaxed {
+    driver: &'static Driver,
+    before: Option<c_int>,
+}
+
+impl Drop for Relaxed {
+    fn drop(&mut self) {
+        if let Some(mut mode) = self.before {
+            // SAFETY: as in `relaxed`; what comes back is what was set there.
+            unsafe { (self.driver.functions.exchange_capture_mode)(&mut mode) };
         }
     }
 }

@@ -7,6 +7,7 @@ use cudarc::driver::sys::CUevent;
 use parking_lot::Mutex;
 
 use super::context::Context;
+use super::driver::Relaxed;
 use super::stream::StreamHandle;
 use crate::error::Result;
 
@@ -16,7 +17,8 @@ const NO_TIMING: u32 = 2;
 /// Events of a context that are not in use.
 #[derive(Debug)]
 pub struct Events {
-    context: Arc<Context>,
+    /// Where they belong.
+    pub context: Arc<Context>,
     free: Mutex<Vec<Raw>>,
 }
 
@@ -76,6 +78,11 @@ pub struct Event {
 impl Event {
     fn raw(&self) -> CUevent {
         self.raw.as_ref().map_or(ptr::null_mut(), |raw| raw.0)
+    }
+
+    /// See [`Driver::relaxed`](super::Driver::relaxed).
+    pub fn relaxed(&self) -> Relaxed {
+        self.events.context.driver.relaxed()
     }
 
     /// Whether the work before it is done.

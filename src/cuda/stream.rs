@@ -1,7 +1,7 @@
 //! A stream that the caller owns, and what of ours is under way on it.
 
 use std::collections::VecDeque;
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::context::Context;
 use super::driver::{Driver, open};
+use super::event::Events;
 use crate::error::{Error, Result, Status, fail};
 
 /// A stream as the driver knows it.
@@ -29,6 +30,31 @@ impl StreamHandle {
     /// One that this library made.
     pub fn new(raw: CUstream) -> StreamHandle {
         StreamHandle(raw)
+    }
+
+    /// Whether what is put on both is ordered: the default stream of "this thread" is another one on each.
+    pub fn is_same(self, other: StreamHandle) -> bool {
+        self == other && self.0 as usize != PER_THREAD
+    }
+
+    /// Refuses a stream that is being captured into a graph, or cannot be used while another is; in the
+    /// context.
+    pub fn refuse_capture(self, driver: &Driver) -> Result<()> {
+        let mut status: c_int = 0;
+        // SAFETY: the stream is its owner's, who keeps it; the driver writes an int of ours.
+        let code = unsafe { (driver.functions.stream_is_capturing)(self.0, &mut status) };
+        match (code, status) {
+            (0, 0) => Ok(()),
+            (0, _) => fail!(
+                InvalidArgument,
+                "the stream is being captured into a CUDA graph, which operations between ranks cannot be part of"
+            ),
+            (CAPTURE_IMPLICIT, _) => fail!(
+                InvalidArgument,
+                "another stream is being captured into a CUDA graph, and the default stream cannot be used meanwhile"
+            ),
+            (code, _) => driver.check("cuStreamIsCapturing", code),
+        }
     }
 
     /// As the driver takes it.
@@ -54,6 +80,8 @@ pub struct Stream {
     /// Where it belongs; `None` for a default stream, which belongs wherever a call is made.
     context: Option<usize>,
     work: Mutex<Work>,
+    /// Those of the context in which it was last used.
+    events: Mutex<Option<Arc<Events>>>,
 }
 
 #[derive(Default)]
@@ -78,6 +106,8 @@ impl Work {
 
 /// `CU_STREAM_LEGACY` and `CU_STREAM_PER_THREAD`: default streams by another name.
 const LEGACY: usize = 1;
+/// `CUDA_ERROR_STREAM_CAPTURE_IMPLICIT`
+const CAPTURE_IMPLICIT: c_int = 906;
 const PER_THREAD: usize = 2;
 
 impl Stream {
@@ -100,7 +130,8 @@ impl Stream {
             })?;
         }
         let context = (!context.is_null()).then_some(context as usize);
-        Ok(Stream { handle, driver, context, work: Mutex::default() })
+        let (work, events) = (Mutex::default(), Mutex::default());
+        Ok(Stream { handle, driver, context, work, events })
     }
 
     /// The driver.
@@ -120,16 +151,22 @@ impl Stream {
         )
     }
 
-    /// Its context, or this thread's current one for a default stream.
-    pub fn context(&self) -> Result<Context> {
-        if let Some(raw) = self.context {
-            // SAFETY: the caller keeps the stream, and so its context.
-            return Ok(unsafe { Context::borrowed(self.driver, raw as CUcontext, 0) });
+    /// Events of its context, or of this thread's current one for a default stream.
+    pub(super) fn events(&self) -> Result<Arc<Events>> {
+        let raw = match self.context {
+            Some(raw) => raw as CUcontext,
+            None => Context::current_raw(self.driver)?,
+        };
+        let mut known = self.events.lock();
+        if let Some(events) = known.as_ref().filter(|events| events.context.is(raw)) {
+            return Ok(events.clone());
         }
-        match Context::current(self.driver)? {
-            Some(context) => Ok(context),
-            None => Context::primary(self.driver, 0),
-        }
+        let context = match raw.is_null() {
+            true => Context::primary(self.driver, 0)?,
+            // SAFETY: the caller keeps the stream or the current context, and so this one.
+            false => unsafe { Context::borrowed(self.driver, raw, 0) },
+        };
+        Ok(known.insert(Events::new(Arc::new(context))).clone())
     }
 
     /// Remembers work that was put on it.
@@ -143,6 +180,7 @@ impl Stream {
     /// The operations have deadlines of their own.
     pub fn synchronize(&self) -> Result<()> {
         let all: Vec<_> = self.work.lock().pending.iter().cloned().collect();
+        let _relaxed = self.driver.relaxed();
         for work in all {
             let since = Instant::now();
             while work.look().is_none() {

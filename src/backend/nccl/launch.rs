@@ -179,8 +179,12 @@ impl Shared {
             Ok(start) => (start, unsafe { self.issue(operation, handle, limit, &needs) }),
             Err(e) => (None, Err(e)),
         };
-        // What is on the stream already must be known to be over, also after a failure.
+        // What is on the stream already must be known to be over, also after a failure; and NCCL, which may be
+        // about to put more there, is done with it once the communicator has ended.
         let cause = issued.err().map(|e| self.failed(e));
+        if cause.is_some() {
+            self.await_release();
+        }
         let end = match self.events.record(handle) {
             Ok(end) => end,
             Err(e) => {
@@ -198,6 +202,14 @@ impl Shared {
         let _ = self.wait_for(&work);
         told.into_iter().for_each(|told| told(false));
         Err(cause)
+    }
+
+    /// Waits until the communicator of a group that has failed has ended, unless that takes too long.
+    fn await_release(&self) {
+        let since = Instant::now();
+        while !self.comm.is_gone() && self.has_given_up().is_none() {
+            pause(since, false);
+        }
     }
 
     /// The place behind the group's last operation, when there is room for another.
@@ -238,7 +250,7 @@ impl Shared {
             self.events.record(StreamHandle::LEGACY)?.hold_up(handle)?;
         }
         if let Some((last, work)) = &turn.last
-            && *last != handle
+            && !last.is_same(handle)
             && !work.is_known()
         {
             work.end.hold_up(handle)?;

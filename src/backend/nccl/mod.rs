@@ -79,6 +79,8 @@ struct Shared {
     wake: Wake,
     /// When the failure of the group was first seen here.
     failed_at: OnceLock<Instant>,
+    /// The device did not let go of buffers in time.
+    gave_up: AtomicBool,
     /// This rank leaves the world in good order.
     leaving: AtomicBool,
     /// The group is not used any more.
@@ -172,6 +174,7 @@ impl Parts {
             pending: Mutex::default(),
             wake: Wake::new()?,
             failed_at: OnceLock::new(),
+            gave_up: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         });
@@ -318,6 +321,7 @@ impl Shared {
         if self.failed_at.get_or_init(Instant::now).elapsed() < RELEASE {
             return None;
         }
+        self.gave_up.store(true, Ordering::SeqCst);
         let still = "the device still has the buffers, whatever was tried";
         Some(Err(Error { message: format!("{}; {still}", cause.message), ..cause }))
     }
@@ -363,10 +367,17 @@ impl Backend for Nccl {
     }
 
     fn accepts(&self, track: Track<'_>) -> Result<()> {
-        match track {
-            Track::Here | Track::Queue => Ok(()),
-            Track::Cuda(stream) => stream.belongs_to(&self.0.context),
-        }
+        let handle = match track {
+            Track::Here => StreamHandle::LEGACY,
+            // When its turn comes.
+            Track::Queue => return Ok(()),
+            Track::Cuda(stream) => {
+                stream.belongs_to(&self.0.context)?;
+                stream.handle
+            }
+        };
+        let _inside = self.0.context.enter()?;
+        handle.refuse_capture(self.0.context.driver)
     }
 
     fn device(&self) -> Option<i32> {

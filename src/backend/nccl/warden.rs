@@ -185,7 +185,8 @@ impl Shared {
         {
             std::thread::sleep(TICK);
         }
-        if self.wardens.is_over() || deadline.passed() {
+        let stuck = deadline.passed() || self.gave_up.load(Ordering::SeqCst);
+        if self.wardens.is_over() || stuck {
             return;
         }
         let functions = &self.context.driver.functions;
