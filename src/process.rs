@@ -106,18 +106,19 @@ impl Process {
     /// Remembers a group for [`Process::finalize`], also when the process ends normally.
     pub fn adopt(&self, group: Group) -> Arc<Group> {
         static AT_EXIT: Once = Once::new();
-        AT_EXIT.call_once(|| {
-            // SAFETY: `at_exit` is a function without arguments that does not unwind, in a library
-            // that stays loaded. Without the hook, peers see this rank die rather than leave.
-            if unsafe { libc::atexit(at_exit) } != 0 {
-                log::warn!("no exit hook: mlxd_finalize says goodbye, a normal exit does not");
-            }
-        });
+        AT_EXIT.call_once(end_at_exit);
         let group = Arc::new(group);
         let mut groups = self.groups.lock();
         groups.retain(|group| group.strong_count() > 0);
         groups.push(Arc::downgrade(&group));
         group
+    }
+
+    /// Ends everything before the libraries that were loaded by now end, should the process do so: what is
+    /// registered last runs first.
+    pub fn end_before_cuda(&self) {
+        static AT_EXIT: Once = Once::new();
+        AT_EXIT.call_once(end_at_exit);
     }
 
     /// Says goodbye to all peers; every group answers ABORTED from now on.
@@ -139,6 +140,15 @@ impl Process {
         self.writing.settle(deadline);
         // Last: MPI waits here for the other ranks, which may take their time.
         self.mpi.end();
+    }
+}
+
+/// Has a normal end of the process end everything here.
+fn end_at_exit() {
+    // SAFETY: `at_exit` is a function without arguments that does not unwind, in a library that stays
+    // loaded. Without the hook, peers see this rank die rather than leave.
+    if unsafe { libc::atexit(at_exit) } != 0 {
+        log::warn!("no exit hook: mlxd_finalize says goodbye, a normal exit does not");
     }
 }
 

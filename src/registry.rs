@@ -240,6 +240,7 @@ fn attempt_nccl(process: &Process, settings: &Settings) -> Result<Attempt> {
     }
     let nccl = Nccl::start(library, &plan, &process.reactor, &process.wardens);
     let nccl = nccl.map_err(|e| e.at(scene))?;
+    process.end_before_cuda();
     Ok(Attempt::Started(Group::new(Box::new(nccl), limits, archive)?))
 }
 

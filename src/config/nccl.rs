@@ -43,6 +43,9 @@ impl Settings {
         let Some((rank, size, meeting)) = self.nccl_meeting()? else {
             return Ok(None);
         };
+        if let Some(found) = self.variable("NCCL_COMM_ID") {
+            fail!(Config, "{found} gives every communicator of NCCL's the same id: unset it");
+        }
         let local_rank = match self.variable("LOCAL_RANK") {
             Some(found) => Some(parse::<usize>(&found, "a rank, 0 or more")?),
             None => None,

@@ -4,6 +4,7 @@ use std::ffi::c_int;
 use std::ptr;
 
 use cudarc::driver::sys::{CUcontext, CUdevice};
+use parking_lot::Mutex;
 
 use super::driver::{Driver, Relaxed};
 use crate::error::{Result, fail};
@@ -23,6 +24,12 @@ unsafe impl Send for Context {}
 // SAFETY: likewise, on several at once.
 unsafe impl Sync for Context {}
 
+/// A context that is held.
+struct Held(CUcontext);
+
+// SAFETY: a context may be made current on any thread.
+unsafe impl Send for Held {}
+
 impl Context {
     /// This thread's current context, if it has one.
     pub fn current(driver: &'static Driver) -> Result<Option<Context>> {
@@ -37,20 +44,25 @@ impl Context {
         Ok(Some(Context { driver, device, raw }))
     }
 
-    /// A device's primary context, which is also the CUDA runtime's. Held for good, as by the runtime: the
-    /// program may have memory there.
+    /// A device's primary context, which is also the CUDA runtime's. Held once and for good, as by the runtime:
+    /// the program may have memory there.
     pub fn primary(driver: &'static Driver, number: usize) -> Result<Context> {
+        static HELD: Mutex<Vec<(CUdevice, Held)>> = Mutex::new(Vec::new());
         let (mut device, mut raw): (CUdevice, CUcontext) = (0, ptr::null_mut());
         let Ok(number) = c_int::try_from(number) else {
             fail!(InvalidArgument, "there is no device {number}");
         };
-        // SAFETY: the driver writes ints and pointers of ours.
-        unsafe {
-            let code = (driver.functions.device_get)(&mut device, number);
-            driver.check("cuDeviceGet", code)?;
-            let code = (driver.functions.primary_ctx_retain)(&mut raw, device);
-            driver.check("cuDevicePrimaryCtxRetain", code)?;
+        // SAFETY: the driver writes an int of ours.
+        let code = unsafe { (driver.functions.device_get)(&mut device, number) };
+        driver.check("cuDeviceGet", code)?;
+        let mut held = HELD.lock();
+        if let Some((_, Held(raw))) = held.iter().find(|(known, _)| *known == device) {
+            return Ok(Context { driver, device, raw: *raw });
         }
+        // SAFETY: the driver writes a pointer of ours.
+        let code = unsafe { (driver.functions.primary_ctx_retain)(&mut raw, device) };
+        driver.check("cuDevicePrimaryCtxRetain", code)?;
+        held.push((device, Held(raw)));
         Ok(Context { driver, device, raw })
     }
 
@@ -73,6 +85,11 @@ impl Context {
     /// Whether it is this one.
     pub fn is(&self, raw: CUcontext) -> bool {
         self.raw == raw
+    }
+
+    /// Whether both are the same.
+    pub fn is_same(&self, other: &Context) -> bool {
+        self.raw == other.raw
     }
 
     /// Makes it this thread's current one for good.

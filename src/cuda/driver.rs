@@ -30,7 +30,6 @@ table! {
         mem_alloc = "cuMemAlloc_v2"(*mut CUdeviceptr, usize);
         mem_free = "cuMemFree_v2"(CUdeviceptr);
         mem_host_alloc = "cuMemHostAlloc"(*mut *mut c_void, usize, c_uint);
-        mem_free_host = "cuMemFreeHost"(*mut c_void);
         memcpy_async = "cuMemcpyAsync"(CUdeviceptr, CUdeviceptr, usize, CUstream);
         stream_create = "cuStreamCreate"(*mut CUstream, c_uint);
         stream_destroy = "cuStreamDestroy_v2"(CUstream);
@@ -54,6 +53,8 @@ table! {
 const SUCCESS: c_int = 0;
 /// `CUDA_ERROR_NOT_READY`
 const NOT_READY: c_int = 600;
+/// `CUDA_ERROR_DEINITIALIZED`
+const DEINITIALIZED: c_int = 4;
 
 /// `CU_STREAM_CAPTURE_MODE_RELAXED`
 const RELAXED: c_int = 2;
@@ -66,6 +67,8 @@ const NAMES: [&CStr; 2] = [c"libcuda.so.1", c"libcuda.so"];
 pub struct Driver {
     /// Its functions.
     pub functions: Functions,
+    /// The process that opened it.
+    process: u32,
 }
 
 static DRIVER: OnceLock<Driver> = OnceLock::new();
@@ -73,6 +76,10 @@ static DRIVER: OnceLock<Driver> = OnceLock::new();
 /// The driver, opened now or before, with a device; else why there is none.
 pub fn open() -> Result<&'static Driver> {
     let driver = match loaded() {
+        Some(driver) if driver.process != std::process::id() => fail!(
+            Unavailable,
+            "CUDA was opened by the process that forked this one, and cannot be used in both"
+        ),
         Some(driver) => driver,
         None => match load(0) {
             Some(driver) => keep(driver?),
@@ -103,7 +110,8 @@ pub fn present() -> Option<&'static Driver> {
     static LOOKED: AtomicU64 = AtomicU64::new(0);
     static LOADS: AtomicU64 = AtomicU64::new(0);
     if let Some(driver) = DRIVER.get() {
-        return Some(driver);
+        // A forked child has the library, but not the driver: its memory is the host's.
+        return (driver.process == std::process::id()).then_some(driver);
     }
     let now = recorder::now();
     if LOOKED.load(Ordering::Relaxed) == now {
@@ -127,7 +135,7 @@ fn load(flags: c_int) -> Option<Result<Driver>> {
     let library = NAMES.iter().find_map(|name| dynamic::open(name, flags))?;
     // SAFETY: the driver's interface fixes what functions of these names take and return.
     Some(match unsafe { Functions::load(library) } {
-        Ok(functions) => Ok(Driver { functions }),
+        Ok(functions) => Ok(Driver { functions, process: std::process::id() }),
         Err(symbol) => Err(crate::error::Error::new(
             crate::error::Status::Unavailable,
             format!("the CUDA driver is too old: libcuda.so.1 lacks {symbol}"),
@@ -155,7 +163,8 @@ impl Driver {
     /// Whether what a query asks for is done.
     pub fn is_done(&self, what: &str, code: c_int) -> Result<bool> {
         match code {
-            NOT_READY => Ok(false),
+            // The process ends: nobody will know.
+            NOT_READY | DEINITIALIZED => Ok(false),
             code => self.check(what, code).map(|()| true),
         }
     }

@@ -32,11 +32,6 @@ impl StreamHandle {
         StreamHandle(raw)
     }
 
-    /// Whether what is put on both is ordered: the default stream of "this thread" is another one on each.
-    pub fn is_same(self, other: StreamHandle) -> bool {
-        self == other && self.0 as usize != PER_THREAD
-    }
-
     /// Refuses a stream that is being captured into a graph, or cannot be used while another is; in the
     /// context.
     pub fn refuse_capture(self, driver: &Driver) -> Result<()> {
@@ -114,15 +109,20 @@ impl Stream {
     /// Stands for this `cudaStream_t`.
     ///
     /// # Safety
-    /// It is one of CUDA's, or 0, 1 or 2 for the default streams, and lives as long as this does.
+    /// It is one of CUDA's, or 0 or 1 for the legacy default stream, and lives as long as this does.
     pub unsafe fn new(raw: *mut c_void) -> Result<Stream> {
         let driver = open()?;
         let handle = match raw as usize {
             0 | LEGACY => StreamHandle::LEGACY,
+            PER_THREAD => fail!(
+                InvalidArgument,
+                "cudaStreamPerThread is another stream on each thread, and NCCL has threads of its own: make a \
+                 stream (cudaStreamCreate)"
+            ),
             _ => StreamHandle(raw.cast()),
         };
         let mut context: CUcontext = ptr::null_mut();
-        if handle != StreamHandle::LEGACY && raw as usize != PER_THREAD {
+        if handle != StreamHandle::LEGACY {
             // SAFETY: the caller vouches for the stream.
             let code = unsafe { (driver.functions.stream_get_ctx)(handle.0, &mut context) };
             driver.check("cuStreamGetCtx", code).map_err(|e| {
@@ -139,9 +139,13 @@ impl Stream {
         self.driver
     }
 
-    /// Refuses a stream of another context.
+    /// Refuses a stream of another context; a default stream is that of this thread's.
     pub fn belongs_to(&self, context: &Context) -> Result<()> {
-        if self.context.is_none_or(|raw| context.is(raw as CUcontext)) {
+        let raw = match self.context {
+            Some(raw) => raw as CUcontext,
+            None => Context::current_raw(self.driver)?,
+        };
+        if context.is(raw) || raw.is_null() {
             return Ok(());
         }
         fail!(

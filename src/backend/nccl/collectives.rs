@@ -6,9 +6,9 @@ use super::routes::{BYTE, MAX, Route, route};
 use super::work::{Needs, Patience};
 use crate::backend::Collective;
 use crate::call::Verb;
+use crate::collective::reduction;
 use crate::cuda::StreamHandle;
 use crate::error::{Result, fail};
-use crate::reduce::Reduction;
 
 impl Shared {
     /// Asks NCCL for a collective on this stream.
@@ -22,12 +22,7 @@ impl Shared {
         patience: &mut Patience,
         needs: &Needs,
     ) -> Result<()> {
-        let reduction = match collective.verb {
-            Verb::AllSum | Verb::SumScatter => Some(Reduction::Sum),
-            Verb::AllMax => Some(Reduction::Max),
-            Verb::AllMin => Some(Reduction::Min),
-            _ => None,
-        };
+        let reduction = reduction(collective.verb);
         // SAFETY: as this function's contract says.
         unsafe {
             match reduction.map(|reduction| (reduction, route(reduction, collective.dtype))) {

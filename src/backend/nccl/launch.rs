@@ -13,9 +13,11 @@ use crate::dtype::Dtype;
 use crate::error::{Result, fail};
 use crate::wait::Deadline;
 
-/// 128 operations: a device takes about 1000 launches before the next one blocks; ours, some launches each,
-/// are not to be what blocks, since a call that blocks in NCCL could not be aborted.
-const UNDER_WAY: usize = 128;
+/// 400 commands: a device's queue takes about 1000, then the next one blocks; ours are not to be what blocks,
+/// since a call that blocks in the driver cannot be aborted.
+const UNDER_WAY: usize = 400;
+/// Commands of an operation: the call of NCCL's, its marks, a wait for another stream.
+const COMMANDS: usize = 4;
 /// How often one that waits for its turn looks whether the group has failed meanwhile.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -155,7 +157,8 @@ impl Shared {
         stream: Option<&Stream>,
         mut told: Option<End>,
     ) -> Result<Option<Arc<Work>>> {
-        let prepared = self.await_turn().and_then(|turn| Ok((turn, self.context.enter()?)));
+        let commands = self.commands(operation);
+        let prepared = self.await_turn(commands).and_then(|turn| Ok((turn, self.context.enter()?)));
         let (mut turn, _inside) = match prepared {
             Ok(prepared) => prepared,
             Err(e) => {
@@ -194,7 +197,7 @@ impl Shared {
         };
         let (weak, name) = (Arc::downgrade(self), operation.name());
         let answer = if cause.is_some() { None } else { told.take() };
-        let work = Arc::new(Work::new(weak, name, needs, limit, (start, end), answer));
+        let work = Arc::new(Work::new(weak, (name, commands), needs, limit, (start, end), answer));
         turn.last = Some((handle, work.clone()));
         drop(turn);
         self.watch(work.clone());
@@ -202,6 +205,14 @@ impl Shared {
         let _ = self.wait_for(&work);
         told.into_iter().for_each(|told| told(false));
         Err(cause)
+    }
+
+    /// What an operation takes of the device's queue at once, at most.
+    fn commands(&self, operation: &Operation) -> usize {
+        match operation {
+            Operation::Collective { collective, .. } => COMMANDS + self.staged_commands(collective),
+            Operation::Exchange { .. } => COMMANDS,
+        }
     }
 
     /// Waits until the communicator of a group that has failed has ended, unless that takes too long.
@@ -212,8 +223,8 @@ impl Shared {
         }
     }
 
-    /// The place behind the group's last operation, when there is room for another.
-    fn await_turn(&self) -> Result<parking_lot::MutexGuard<'_, Launch>> {
+    /// The place behind the group's last operation, when there is room for one of so many commands.
+    fn await_turn(&self, commands: usize) -> Result<parking_lot::MutexGuard<'_, Launch>> {
         let turn = loop {
             self.member.health.check()?;
             if let Some(turn) = self.launch.try_lock_for(LOOK) {
@@ -222,20 +233,39 @@ impl Shared {
         };
         let since = Instant::now();
         loop {
-            let oldest = {
-                let pending = self.pending.lock();
-                match pending.work.len() < UNDER_WAY {
-                    true => return Ok(turn),
-                    false => pending.work[0].clone(),
+            let under_way = {
+                let mut pending = self.pending.lock();
+                if pending.commands + commands > UNDER_WAY {
+                    pending.prune();
                 }
+                if pending.commands + commands <= UNDER_WAY || pending.work.is_empty() {
+                    return Ok(turn);
+                }
+                pending.work.clone()
             };
             self.member.health.check()?;
-            if oldest.look().is_some() {
-                self.pending.lock().work.retain(|work| !work.is_known());
-            } else {
-                pause(since, false);
+            // Those after the first that goes on do so, too.
+            if under_way.iter().take_while(|work| work.look().is_some()).count() == 0 {
+                pause(since, self.world.has_core_each);
             }
         }
+    }
+
+    /// Waits until the device has come to what was put on the stream so far.
+    pub(super) fn catch_up(
+        &self,
+        stream: StreamHandle,
+        patience: &mut Patience,
+        needs: &Needs,
+    ) -> Result<()> {
+        let (mark, since) = (self.events.record(stream)?, Instant::now());
+        while !mark.is_done()? {
+            self.member.health.check()?;
+            patience.wears_off(self, needs)?;
+            pause(since, false);
+        }
+        patience.renew();
+        Ok(())
     }
 
     /// Orders what comes next on this stream, and marks where it starts.
@@ -250,7 +280,7 @@ impl Shared {
             self.events.record(StreamHandle::LEGACY)?.hold_up(handle)?;
         }
         if let Some((last, work)) = &turn.last
-            && !last.is_same(handle)
+            && *last != handle
             && !work.is_known()
         {
             work.end.hold_up(handle)?;

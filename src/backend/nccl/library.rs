@@ -52,7 +52,7 @@ type LastError = unsafe extern "C" fn(ncclComm_t) -> *const c_char;
 /// `ncclSuccess`
 pub const SUCCESS: c_int = 0;
 /// `ncclInProgress`
-const IN_PROGRESS: c_int = 7;
+pub const IN_PROGRESS: c_int = 7;
 
 /// As NVIDIA's packages name it, and as a link to it may be named.
 const NAMES: [&CStr; 2] = [c"libnccl.so.2", c"libnccl.so"];

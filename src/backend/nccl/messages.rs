@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 
 use super::Shared;
-use super::library::SUCCESS;
+use super::library::{IN_PROGRESS, SUCCESS};
 use super::routes::BYTE;
 use super::work::{Needs, Patience};
 use crate::backend::Message;
@@ -73,14 +73,14 @@ impl Shared {
                         }
                         _ => continue,
                     };
-                    if code != SUCCESS {
+                    if !matches!(code, SUCCESS | IN_PROGRESS) {
                         break;
                     }
                 }
                 // Ends the group in any case; what went wrong first counts.
                 let end = (f.group_end)();
                 match code {
-                    SUCCESS => {
+                    SUCCESS | IN_PROGRESS => {
                         what = "ncclGroupEnd";
                         end
                     }

@@ -35,7 +35,7 @@ use super::{Backend, End, Limits, Operation, Track, split};
 use crate::call::CallLog;
 use crate::config::NcclStart;
 use crate::control::{self, Member, Reactor, Seat, Topic};
-use crate::cuda::{self, Context, Events, StreamHandle};
+use crate::cuda::{self, Context, Events, Pending as _, StreamHandle};
 use crate::error::{Error, Result, Status, fail};
 use crate::health::Health;
 use crate::recorder::document::Identity;
@@ -43,7 +43,7 @@ use crate::wait::{Deadline, Wake};
 use communicator::{Communicator, ID_BYTES, unique_id};
 use launch::Launch;
 use library::Progress;
-use staged::Scratch;
+use staged::Memory;
 use work::{Needs, Patience, Work};
 
 /// How long an error of NCCL's waits for the control plane to say what is behind it: a rank that died, most
@@ -51,6 +51,10 @@ use work::{Needs, Patience, Work};
 const WHY: Duration = Duration::from_secs(1);
 /// How long the device may take to let go of buffers once the communicator is aborted.
 const RELEASE: Duration = Duration::from_secs(10);
+
+/// 200 us: how long NCCL's thread is given before its caller sleeps: it launches sooner, unless it has to
+/// connect to ranks.
+const AT_WORK: Duration = Duration::from_micros(200);
 
 /// A group over a communicator of its own.
 pub struct Nccl(Arc<Shared>);
@@ -72,8 +76,8 @@ struct Shared {
     /// Held by whoever puts an operation on a stream.
     launch: Mutex<Launch>,
     /// Memory of the group's own: for what has no data, and for what is reduced on the host.
-    mark: OnceLock<Scratch>,
-    scratch: OnceLock<Scratch>,
+    mark: OnceLock<Memory>,
+    scratch: OnceLock<Memory>,
     /// What is under way on the device, for the warden to look after.
     pending: Mutex<Pending>,
     wake: Wake,
@@ -90,8 +94,23 @@ struct Shared {
 #[derive(Default)]
 struct Pending {
     work: Vec<Arc<Work>>,
+    /// Commands of all of it.
+    commands: usize,
     /// Whether the warden sleeps until it is woken.
     parked: bool,
+}
+
+impl Pending {
+    fn add(&mut self, work: Arc<Work>) {
+        self.commands += work.commands;
+        self.work.push(work);
+    }
+
+    /// Lets go of what is known.
+    fn prune(&mut self) {
+        self.work.retain(|work| !work.is_known());
+        self.commands = self.work.iter().map(|work| work.commands).sum();
+    }
 }
 
 impl Nccl {
@@ -125,6 +144,18 @@ pub fn start_alone(library: &Library, plan: &NcclStart) -> Result<i32> {
 /// current one from then on: so that what it allocates next is there.
 fn choose_device(driver: &'static cuda::Driver, local_rank: usize) -> Result<Context> {
     if let Some(context) = Context::current(driver)? {
+        let device = context.device;
+        let Ok(number) = usize::try_from(device) else {
+            fail!(Internal, "a CUDA device with the number {device}");
+        };
+        // NCCL's own threads use the CUDA runtime, and so that one.
+        if !Context::primary(driver, number)?.is_same(&context) {
+            fail!(
+                Unsupported,
+                "the current CUDA context is not the primary one of device {device}, which NCCL uses: make that \
+                 current (cuDevicePrimaryCtxRetain, or cudaSetDevice)"
+            );
+        }
         return Ok(context);
     }
     let devices = driver.devices()?;
@@ -326,13 +357,18 @@ impl Shared {
         Some(Err(Error { message: format!("{}; {still}", cause.message), ..cause }))
     }
 
-    /// Waits until NCCL has done on the host what it was asked for: it may have to connect to ranks first.
+    /// Waits until NCCL has done on the host what it was asked for: a thread of its own launches it, and may have
+    /// to connect to ranks first.
     fn await_host(&self, progress: Progress, patience: &mut Patience, needs: &Needs) -> Result<()> {
         let (mut progress, since) = (progress, Instant::now());
         while progress == Progress::UnderWay {
             self.member.health.check()?;
             patience.wears_off(self, needs)?;
-            cuda::pause(since, self.world.has_core_each);
+            // Current versions leave every launch to a thread of their own, which takes some 10 us.
+            match since.elapsed() < AT_WORK {
+                true => std::thread::yield_now(),
+                false => cuda::pause(since, false),
+            }
             progress = self.comm.state()?;
         }
         Ok(())

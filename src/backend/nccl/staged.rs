@@ -12,9 +12,11 @@ use std::sync::OnceLock;
 
 use super::Shared;
 use super::messages::Transfer;
+use super::routes::{Route, route};
 use super::work::{Needs, Patience};
 use crate::backend::Collective;
 use crate::call::Verb;
+use crate::collective;
 use crate::cuda::{Driver, StreamHandle};
 use crate::error::{Result, fail};
 use crate::reduce::environment::Environment;
@@ -24,47 +26,48 @@ use crate::reduce::{Kernel, Reduction, kernel};
 const ROOM: usize = 8 << 20;
 /// 256 bytes: blocks begin where every type and every copy is at ease.
 const ALIGNMENT: usize = 256;
+/// Commands of a part: two groups of NCCL's, four copies, a host function, and what these need.
+const COMMANDS: usize = 10;
+/// 16 parts are put on the stream at once, 128 MiB: then the caller waits for them, since the device's queue is
+/// not endless.
+const AT_ONCE: usize = 16;
 
 /// Memory of a group's own; operations use it one after the other, since they are ordered on the device.
+/// Never freed, but used again by other groups: to free it would wait for all that is on the device.
 #[derive(Debug)]
-pub struct Scratch {
+pub struct Memory {
+    /// Whose context it is of.
+    owner: i32,
+    bytes: [usize; 2],
     /// On the device.
-    pub device: u64,
+    device: u64,
     /// On the host, page-locked; NULL if there is none.
     host: *mut u8,
 }
 
 // SAFETY: addresses, used in the order of the group's operations.
-unsafe impl Send for Scratch {}
+unsafe impl Send for Memory {}
 // SAFETY: likewise.
-unsafe impl Sync for Scratch {}
+unsafe impl Sync for Memory {}
 
-impl Scratch {
-    fn new(driver: &Driver, device_bytes: usize, host_bytes: usize) -> Result<Scratch> {
-        let mut scratch = Scratch { device: 0, host: ptr::null_mut() };
+impl Memory {
+    /// So many bytes on the device, and on the host; in the device's context.
+    fn new(driver: &Driver, owner: i32, bytes: [usize; 2]) -> Result<Memory> {
+        let (mut device, mut host): (u64, *mut c_void) = (0, ptr::null_mut());
         let functions = &driver.functions;
         // SAFETY: there is a current context, and the driver writes a word of ours.
-        let code = unsafe { (functions.mem_alloc)(&mut scratch.device, device_bytes) };
-        driver.check("cuMemAlloc", code)?;
-        if host_bytes > 0 {
-            let (mut host, flags): (*mut c_void, c_uint) = (ptr::null_mut(), 0);
+        driver.check("cuMemAlloc", unsafe { (functions.mem_alloc)(&mut device, bytes[0]) })?;
+        if bytes[1] > 0 {
+            let flags: c_uint = 0;
             // SAFETY: likewise.
-            let code = unsafe { (functions.mem_host_alloc)(&mut host, host_bytes, flags) };
-            driver.check("cuMemHostAlloc", code).inspect_err(|_| scratch.free(driver))?;
-            scratch.host = host.cast();
-        }
-        Ok(scratch)
-    }
-
-    /// Gives it back, once; nobody uses it any more.
-    pub fn free(&self, driver: &Driver) {
-        // SAFETY: made by `new`; nothing is under way that uses it, as the caller says.
-        unsafe {
-            (driver.functions.mem_free)(self.device);
-            if !self.host.is_null() {
-                (driver.functions.mem_free_host)(self.host.cast());
+            let code = unsafe { (functions.mem_host_alloc)(&mut host, bytes[1], flags) };
+            if let Err(e) = driver.check("cuMemHostAlloc", code) {
+                // SAFETY: allocated above, used by nobody.
+                unsafe { (functions.mem_free)(device) };
+                return Err(e);
             }
         }
+        Ok(Memory { owner, bytes, device, host: host.cast() })
     }
 }
 
@@ -103,26 +106,34 @@ unsafe extern "C" fn fold_on_host(data: *mut c_void) {
 impl Shared {
     /// Memory for what has no data, made when it is first needed; in the context.
     pub(super) fn mark(&self) -> Result<u64> {
-        self.memory(&self.mark, ALIGNMENT, 0).map(|scratch| scratch.device)
+        self.memory(&self.mark, [ALIGNMENT, 0]).map(|memory| memory.device)
     }
 
     /// Likewise, [`ROOM`] on each side.
-    fn scratch(&self) -> Result<&Scratch> {
-        self.memory(&self.scratch, ROOM, ROOM)
+    fn scratch(&self) -> Result<&Memory> {
+        self.memory(&self.scratch, [ROOM, ROOM])
     }
 
-    fn memory<'a>(
-        &self,
-        place: &'a OnceLock<Scratch>,
-        device_bytes: usize,
-        host_bytes: usize,
-    ) -> Result<&'a Scratch> {
-        if let Some(scratch) = place.get() {
-            return Ok(scratch);
+    fn memory<'a>(&self, place: &'a OnceLock<Memory>, bytes: [usize; 2]) -> Result<&'a Memory> {
+        if let Some(memory) = place.get() {
+            return Ok(memory);
         }
+        let owner = self.context.device;
+        let mut spare = self.wardens.memory.lock();
+        let fits = |memory: &Memory| memory.owner == owner && memory.bytes == bytes;
+        let memory = match spare.iter().position(fits) {
+            Some(at) => spare.swap_remove(at),
+            None => Memory::new(self.context.driver, owner, bytes)?,
+        };
         // Whoever launches is alone.
-        let scratch = Scratch::new(self.context.driver, device_bytes, host_bytes)?;
-        Ok(place.get_or_init(|| scratch))
+        Ok(place.get_or_init(|| memory))
+    }
+
+    /// Leaves the group's memory to others; nothing is under way that uses it.
+    pub(super) fn give_back_memory(&self) {
+        let own = [&self.mark, &self.scratch].into_iter().filter_map(|place| place.get());
+        let own = own.map(|memory| Memory { ..*memory });
+        self.wardens.memory.lock().extend(own);
     }
 
     /// A reduction by our kernels, on this stream.
@@ -139,15 +150,17 @@ impl Shared {
     ) -> Result<()> {
         let Collective { verb, dtype, count, input, output, .. } = *collective;
         let (ranks, size) = (self.member.ranks.len(), dtype.size());
-        let most = ROOM / ranks / ALIGNMENT * ALIGNMENT / size;
-        if most == 0 {
+        let (all, step) = self.parts(collective);
+        if step == 0 {
             fail!(Unsupported, "{} of {ranks} ranks: too many to stage", verb.name());
         }
         let scatters = verb == Verb::SumScatter;
         let own = count / ranks;
-        let (all, step) = if scatters { (own, most) } else { (count, most * ranks) };
         let kernel = kernel(reduction, dtype);
-        for start in (0..all).step_by(step) {
+        for (number, start) in (0..all).step_by(step).enumerate() {
+            if number > 0 && number.is_multiple_of(AT_ONCE) {
+                self.catch_up(stream, patience, needs)?;
+            }
             let part = step.min(all - start);
             // Elements of the caller's that go to a rank.
             let to = |rank| match scatters {
@@ -192,6 +205,24 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// How many elements are cut into parts, and how many are in one.
+    fn parts(&self, collective: &Collective) -> (usize, usize) {
+        let ranks = self.member.ranks.len();
+        let most = ROOM / ranks / ALIGNMENT * ALIGNMENT / collective.dtype.size();
+        match collective.verb {
+            Verb::SumScatter => (collective.count / ranks, most),
+            _ => (collective.count, most * ranks),
+        }
+    }
+
+    /// What a collective takes of the device's queue for what is done on the host.
+    pub(super) fn staged_commands(&self, collective: &Collective) -> usize {
+        let is_staged = collective::reduction(collective.verb)
+            .is_some_and(|reduction| route(reduction, collective.dtype) == Route::Staged);
+        let (all, step) = self.parts(collective);
+        if is_staged { COMMANDS * all.div_ceil(step.max(1)).min(AT_ONCE) } else { 0 }
     }
 
     fn others(&self) -> impl Iterator<Item = usize> {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::Shared;
+use super::staged::Memory;
 use super::work::Work;
 use crate::cuda::Pending;
 use crate::error::Result;
@@ -19,8 +20,9 @@ use crate::wait::{Deadline, interest, wait};
 const TICK: Duration = Duration::from_millis(10);
 /// 1 s without work, and the warden sleeps until it is woken, which costs a system call.
 const REST: Duration = Duration::from_secs(1);
-/// How long what a group has sent may take to arrive before its end.
-const FLUSH: Duration = Duration::from_secs(5);
+/// How long what a group has sent may take to arrive before its end: where a world is left, and where a
+/// group is freed, for which nobody waits.
+const FLUSH: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
 /// How long the end of the process waits for calls of the vendor's libraries that are under way.
 const LAST_CALL: Duration = Duration::from_millis(500);
 
@@ -30,6 +32,8 @@ pub struct Wardens {
     groups: Mutex<Vec<Weak<Shared>>>,
     /// The process ends: the driver may be gone soon, and is not called any more.
     ending: AtomicBool,
+    /// Memory of groups that are gone.
+    pub(super) memory: Mutex<Vec<Memory>>,
     /// Read by whoever calls the vendor's libraries from a thread of ours.
     calls: RwLock<()>,
 }
@@ -40,6 +44,7 @@ pub fn start(shared: &Arc<Shared>) -> Result<()> {
     crate::thread::spawn("mlxd-nccl", move || {
         while let Err(e) = crate::thread::quietly(|| group.watch_over()) {
             group.fail_now(e);
+            std::thread::sleep(TICK);
         }
         if group.wardens.is_over() {
             // What it holds of the driver's is not given back any more.
@@ -86,7 +91,7 @@ impl Shared {
     /// Looks after this work from now on.
     pub(super) fn watch(&self, work: Arc<Work>) {
         let mut pending = self.pending.lock();
-        pending.work.push(work);
+        pending.add(work);
         if std::mem::take(&mut pending.parked) {
             self.wake.wake();
         }
@@ -94,12 +99,12 @@ impl Shared {
 
     /// Until the group is not used any more.
     fn watch_over(&self) {
-        let mut last_work = Instant::now();
+        let (mut last_work, mut failed) = (Instant::now(), false);
         while !self.closing.load(Ordering::SeqCst) {
-            let work = self.next_look(&mut last_work);
+            let work = self.next_look(&mut last_work, failed);
             let Some(_calls) = self.may_call() else { return };
             let _inside = self.context.enter().inspect_err(|e| log::warn!("nccl: {e}"));
-            self.see_to_the_end(work.is_empty());
+            failed = self.see_to_the_end(work.is_empty());
             self.look_at(&work);
         }
         let Some(_calls) = self.may_call() else { return };
@@ -113,8 +118,8 @@ impl Shared {
         (!self.wardens.is_over()).then_some(calls)
     }
 
-    /// Sleeps until the next look is due: what there is to look at then.
-    fn next_look(&self, last_work: &mut Instant) -> Vec<Arc<Work>> {
+    /// Sleeps until the next look is due, or the group fails unless it has: what there is to look at then.
+    fn next_look(&self, last_work: &mut Instant, failed: bool) -> Vec<Arc<Work>> {
         let mut pending = self.pending.lock();
         if !pending.work.is_empty() {
             *last_work = Instant::now();
@@ -124,7 +129,7 @@ impl Shared {
         drop(pending);
         let mut fds = vec![interest(self.wake.as_fd(), true, false)];
         // Once it has failed that is no news.
-        if !self.comm.is_aborted() && self.member.health.check().is_ok() {
+        if !failed {
             fds.push(interest(self.member.health.as_fd(), true, false));
         }
         if let Err(e) = wait(&mut fds, Deadline::after(limit)) {
@@ -137,16 +142,17 @@ impl Shared {
         pending.work.clone()
     }
 
-    /// Ends the communicator of a group that has failed or is left.
-    fn see_to_the_end(&self, idle: bool) {
-        if self.member.health.check().is_ok() || self.comm.is_gone() {
-            return;
+    /// Ends the communicator of a group that has failed or is left: whether it is one.
+    fn see_to_the_end(&self, idle: bool) -> bool {
+        if self.member.health.check().is_ok() {
+            return false;
         }
         self.failed_at.get_or_init(Instant::now);
         match idle && self.leaving.load(Ordering::SeqCst) {
-            true => self.comm.finish(FLUSH, || self.wardens.is_over()),
+            true => self.comm.finish(FLUSH[0], || self.wardens.is_over()),
             false => self.comm.abort(),
         }
+        true
     }
 
     /// Sees what became of work, and to its limits.
@@ -160,7 +166,7 @@ impl Shared {
             }
         }
         if work.iter().any(|one| one.is_known()) {
-            self.pending.lock().work.retain(|one| !one.is_known());
+            self.pending.lock().prune();
         }
         if !work.is_empty()
             && !self.comm.is_gone()
@@ -174,7 +180,7 @@ impl Shared {
     fn close(&self) {
         let work = self.pending.lock().work.clone();
         if work.is_empty() && self.member.health.check().is_ok() {
-            self.comm.finish(FLUSH, || self.wardens.is_over());
+            self.comm.finish(FLUSH[1], || self.wardens.is_over());
         } else {
             self.comm.abort();
         }
@@ -195,8 +201,6 @@ impl Shared {
         if let Err(e) = self.context.driver.check("cuStreamDestroy", code) {
             log::warn!("nccl: {e}");
         }
-        for scratch in [&self.mark, &self.scratch].into_iter().filter_map(|place| place.get()) {
-            scratch.free(self.context.driver);
-        }
+        self.give_back_memory();
     }
 }

@@ -43,6 +43,11 @@ impl Patience {
         Patience { limit, since: Instant::now(), notice: FIRST_NOTICE, gone: None }
     }
 
+    /// There was progress.
+    pub fn renew(&mut self) {
+        *self = Patience::new(self.limit);
+    }
+
     /// Called now and then: the error of having waited too long, or in vain.
     pub fn wears_off(&mut self, shared: &Shared, needs: &Needs) -> Result<()> {
         let waited = self.since.elapsed();
@@ -87,6 +92,8 @@ pub struct Work {
     streamed: bool,
     needs: Needs,
     start: Option<Event>,
+    /// What it takes of the device's queue of commands.
+    pub commands: usize,
     /// Where later work may wait for it.
     pub end: Event,
     state: Mutex<State>,
@@ -102,10 +109,10 @@ struct State {
 }
 
 impl Work {
-    /// An operation of this name, which runs after `start` and is done at `end`; `told` is told then.
+    /// An operation of this name, of so many commands, which runs after `start` and is done at `end`; `told` is told then.
     pub fn new(
         shared: Weak<Shared>,
-        name: &'static str,
+        (name, commands): (&'static str, usize),
         needs: Needs,
         limit: Option<Duration>,
         marks: (Option<Event>, Event),
@@ -115,7 +122,7 @@ impl Work {
         let streamed = told.is_some();
         let state = Mutex::new(State { limit, patience: None, outcome: None, told });
         let known = AtomicBool::new(false);
-        Work { shared, name, streamed, needs, start, end, state, known }
+        Work { shared, name, commands, streamed, needs, start, end, state, known }
     }
 
     fn settle(&self, outcome: Result<()>) -> Result<()> {
@@ -158,7 +165,8 @@ impl Work {
         let Some(shared) = self.shared.upgrade() else {
             return Some(Err(Error::new(Status::Aborted, "the group was freed")));
         };
-        let outcome = match self.end.is_done() {
+        let inside = shared.context.enter();
+        let outcome = match inside.and_then(|_inside| self.end.is_done()) {
             Ok(true) => shared.verdict(),
             Ok(false) => shared.has_given_up()?,
             Err(e) => Err(shared.fail_now(e)),
