@@ -38,7 +38,7 @@ add_fake(fake_nccl_named "${fake_dir}_named" libother-nccl.so "${fake_nccl_sourc
 # --- programs --------------------------------------------------------------------------------------
 
 foreach(program nccl_premises nccl_reduce nccl_move nccl_streams nccl_arguments nccl_groups nccl_failures
-                nccl_lost nccl_errors nccl_start nccl_process)
+                nccl_lost nccl_errors nccl_start nccl_process nccl_mismatch)
   add_test_program(${program} mlxd::mlxd ${program}.c)
   target_link_libraries(${program} PRIVATE ${CMAKE_DL_LIBS})
 endforeach()
@@ -136,6 +136,13 @@ foreach(ranks 2 4)
   add_gpu_test(failures_${ranks} nccl_failures ${ranks})
 endforeach()
 add_gpu_test(premises_1 nccl_premises 1)
+foreach(ranks 2 3)
+  foreach(way checked unchecked)
+    add_nccl_test(mismatch_${ranks}_${way} "${fake_dir}" "" nccl_mismatch ${ranks} ${way})
+  endforeach()
+endforeach()
+# Only where the calls are compared first: what they do to real NCCL is not to be tried.
+add_gpu_test(mismatch_2 nccl_mismatch 2 checked)
 foreach(scene waiting stream staged recv idle)
   foreach(ranks 2 3)
     add_nccl_test(lost_${scene}_${ranks} "${fake_dir}" "" nccl_lost ${ranks} ${scene})
