@@ -37,8 +37,8 @@ add_fake(fake_nccl_named "${fake_dir}_named" libother-nccl.so "${fake_nccl_sourc
 
 # --- programs --------------------------------------------------------------------------------------
 
-foreach(program nccl_premises nccl_reduce nccl_move nccl_streams nccl_arguments nccl_failures nccl_lost
-                nccl_errors nccl_start)
+foreach(program nccl_premises nccl_reduce nccl_move nccl_streams nccl_arguments nccl_groups nccl_failures
+                nccl_lost nccl_errors nccl_start nccl_process nccl_mismatch)
   add_test_program(${program} mlxd::mlxd ${program}.c)
   target_link_libraries(${program} PRIVATE ${CMAKE_DL_LIBS})
 endforeach()
@@ -52,7 +52,13 @@ function(add_nccl_test name folder settings program)
   if(NOT name MATCHES "_4$")
     list(APPEND labels quick)
   endif()
-  set_tests_properties(nccl_${name} PROPERTIES LABELS "${labels}" TIMEOUT 300 PROCESSORS 2
+  # Failures and starts mostly wait.
+  set(processors 2)
+  if(name MATCHES "^(error|lost|start|process|refused)_")
+    set(processors 1)
+  endif()
+  set_tests_properties(nccl_${name} PROPERTIES LABELS "${labels}" TIMEOUT 300
+    PROCESSORS ${processors}
     ENVIRONMENT "LD_LIBRARY_PATH=${folder};${settings}")
 endfunction()
 
@@ -71,7 +77,7 @@ endfunction()
 # Operations on 1 to 4 ranks; also where everything in NCCL goes on late and in other threads, and where
 # what is on a stream begins late.
 set(late "FAKE_NCCL_LAUNCH=always FAKE_NCCL_SLOW_MS=2 FAKE_NCCL_DELAY_US=300")
-foreach(program reduce move streams arguments)
+foreach(program reduce move streams arguments groups)
   foreach(ranks 1 2 3 4)
     add_nccl_test(${program}_${ranks} "${fake_dir}" "" nccl_${program} ${ranks})
   endforeach()
@@ -83,7 +89,7 @@ foreach(ranks 1 2 3 4)
   add_nccl_test(premises_${ranks} "${fake_dir}" "" nccl_premises ${ranks})
   add_nccl_test(premises_${ranks}_late "${fake_dir}" "${late}" nccl_premises ${ranks})
 endforeach()
-foreach(program streams failures)
+foreach(program streams failures groups)
   add_nccl_test(${program}_2_late "${fake_dir}" "${late}" nccl_${program} 2)
   add_nccl_test(${program}_3_late "${fake_dir}" "${late}" nccl_${program} 3)
 endforeach()
@@ -130,6 +136,13 @@ foreach(ranks 2 4)
   add_gpu_test(failures_${ranks} nccl_failures ${ranks})
 endforeach()
 add_gpu_test(premises_1 nccl_premises 1)
+foreach(ranks 2 3)
+  foreach(way checked unchecked)
+    add_nccl_test(mismatch_${ranks}_${way} "${fake_dir}" "" nccl_mismatch ${ranks} ${way})
+  endforeach()
+endforeach()
+# Only where the calls are compared first: what they do to real NCCL is not to be tried.
+add_gpu_test(mismatch_2 nccl_mismatch 2 checked)
 foreach(scene waiting stream staged recv idle)
   foreach(ranks 2 3)
     add_nccl_test(lost_${scene}_${ranks} "${fake_dir}" "" nccl_lost ${ranks} ${scene})
@@ -192,6 +205,12 @@ foreach(ranks 2 4)
     add_nccl_test(start_${scene}_${ranks} "${fake_dir}" "" nccl_start ${scene} ${ranks})
     add_gpu_test(start_${scene}_${ranks} nccl_start ${scene} ${ranks})
   endforeach()
+endforeach()
+foreach(scene threads left forked)
+  foreach(ranks 2 4)
+    add_nccl_test(process_${scene}_${ranks} "${fake_dir}" "" nccl_process ${scene} ${ranks})
+  endforeach()
+  add_gpu_test(process_${scene}_2 nccl_process ${scene} 2)
 endforeach()
 add_nccl_test(start_slow "${fake_dir}" "FAKE_NCCL_SLOW_MS=700" nccl_start mlx 3)
 add_nccl_test(start_alone "${fake_dir}" "" nccl_start alone)

@@ -202,28 +202,38 @@ static void handles_come_and_go(void) {
     }
 }
 
-/* The calls of a group spread over streams, differently on each rank: only their order counts. */
+/* The calls of a group spread over streams, differently on each rank, of types that go different
+ * ways: only their order counts. */
 static void calls_keep_their_order(void) {
-    enum { CALLS = 60 };
-    int32_t *values = pinned_alloc(CALLS * sizeof *values);
-    int32_t *memory = device_alloc(CALLS * sizeof *values);
+    enum { CALLS = 60, COUNT = 1000 };
+    static const mlxd_dtype types[] = {MLXD_INT16, MLXD_INT32, MLXD_UINT16, MLXD_COMPLEX64};
+    unsigned char *host = pinned_alloc(CALLS * COUNT * 8), *want = malloc(COUNT * 8);
+    unsigned char *memory = device_alloc(CALLS * COUNT * 8);
+    REQUIRE(want != NULL);
     for (int i = 0; i < CALLS; i++) {
-        values[i] = i * (rank + 1);
+        values_fill(types[i % 4], host + (size_t)i * COUNT * 8, COUNT, rank, i);
     }
-    device_write(memory, values, CALLS * sizeof *values);
+    device_write(memory, host, CALLS * COUNT * 8);
     for (int i = 0; i < CALLS; i++) {
         mlxd_stream *stream = ways[(i * (rank + 2)) % WAYS].stream;
-        REQUIRE_OK(mlxd_all_sum(world, memory + i, memory + i, 1, MLXD_INT32, stream));
+        unsigned char *at = memory + (size_t)i * COUNT * 8;
+        REQUIRE_OK(mlxd_all_max(world, at, at, COUNT, types[i % 4], stream));
     }
     for (int way = ON_BLOCKING; way < WAYS; way++) {
         CHECK_OK(mlxd_stream_synchronize(ways[way].stream));
     }
-    device_read(values, memory, CALLS * sizeof *values);
+    device_read(host, memory, CALLS * COUNT * 8);
     for (int i = 0; i < CALLS; i++) {
-        CHECK(values[i] == i * size * (size + 1) / 2);
+        mlxd_dtype dtype = types[i % 4];
+        for (size_t j = 0; j < COUNT; j++) {
+            value_store(dtype, want, j, value_reduced(dtype, REDUCE_MAX, size, j, i));
+        }
+        check_bytes(host + (size_t)i * COUNT * 8, want, COUNT * value_size(dtype),
+                    "a call of many on several streams");
     }
+    free(want);
     device_free(memory);
-    CUDA(cuda.free_pinned(values));
+    CUDA(cuda.free_pinned(host));
 }
 
 /* A barrier on a stream holds up what is behind it there, until the last rank has come to it. */
