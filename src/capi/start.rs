@@ -36,13 +36,14 @@ pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
 /// "mpi" asks MPI who the other ranks are, initialising it if the program has not; "any" takes it
 /// only in a process that an MPI launcher started.
 ///
-/// Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS (MPI's own initialisation has
-/// no limit). Any thread; calls that start worlds run one after the other.
+/// Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS. Any thread; calls that start
+/// worlds run one after the other.
 ///
 /// NULL on error, with mlxd_last_status() and mlxd_last_error():
 ///
 /// - MLXD_ERROR_INVALID_ARGUMENT: no backend of that name.
-/// - MLXD_ERROR_UNSUPPORTED: MPI has ended, or belongs to the process that forked this one.
+/// - MLXD_ERROR_UNSUPPORTED: MPI has ended, belongs to the process that forked this one, or has failed
+///   a start that not all ranks came to in time, which cannot be repeated.
 /// - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
 /// - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
 ///   that cannot be listened at; MLXD_TRANSPORT is shm and the ranks are on several hosts; the MPI

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result, Status, fail};
+use crate::reduce::environment::Environment;
 use crate::thread::quietly;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -58,7 +59,11 @@ impl Caller {
     pub fn start(lingering: &Lingering) -> Result<Caller> {
         let (sender, receiver): (Sender<Job>, Receiver<Job>) = channel();
         // It ends when the sender is dropped, and is not waited for: it has nothing left to do then.
-        drop(crate::thread::spawn("mlxd-mpi", move || receiver.iter().for_each(|job| job()))?);
+        drop(crate::thread::spawn("mlxd-mpi", move || {
+            // Threads begin with the settings of the one that made them.
+            let _environment = Environment::standard();
+            receiver.iter().for_each(|job| job());
+        })?);
         Ok(Caller { jobs: Mutex::new(sender), lingering: lingering.clone() })
     }
 
@@ -126,10 +131,12 @@ impl Caller {
         self.jobs.lock().send(job).map_err(|_| gone())?;
         match outcome.recv_timeout(limit) {
             Ok(result) => result.map(Some),
+            // It has ended just now.
+            Err(RecvTimeoutError::Timeout) if settled.swap(true, Ordering::AcqRel) => {
+                outcome.recv().map_err(|_| gone())?.map(Some)
+            }
             Err(RecvTimeoutError::Timeout) => {
-                if !settled.swap(true, Ordering::AcqRel) {
-                    self.lingering.0.fetch_add(1, Ordering::AcqRel);
-                }
+                self.lingering.0.fetch_add(1, Ordering::AcqRel);
                 Ok(None)
             }
             Err(RecvTimeoutError::Disconnected) => Err(gone()),
