@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::abi::{Comm, MessageStatus, Request, SUCCESS};
 use super::functions::Functions;
-use super::runtime::{Runtime, STARTS};
+use super::meeting::STARTS;
+use super::runtime::Runtime;
 use crate::dtype::Dtype;
 use crate::error::{Error, Status};
 use crate::health::Health;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use super::abi::{Comm, MessageStatus, Request};
+use super::abi::Comm;
 use super::caller::{Caller, Lingering};
 use super::functions::Functions;
 use super::library::Library;
-use super::news::{GroupId, News};
+use super::news::News;
 use super::reductions::Operations;
 use super::turns::Turns;
 use crate::config::MpiSettings;
@@ -22,9 +22,6 @@ use crate::wait::Deadline;
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 /// How long it waits for the other ranks once a world has failed: then one of them may never come.
 const LAST_MEETING: Duration = Duration::from_secs(30);
-
-/// What starts take turns by, beside splits of groups: no world has this number.
-pub const STARTS: GroupId = GroupId { world: 0, group: 0 };
 
 /// Which threads may call MPI.
 #[derive(Debug)]
@@ -61,10 +58,10 @@ pub struct Runtime {
     /// Calls that have outlasted their limit, in which a thread still is.
     lingering: Lingering,
     /// Held by the start that is under way.
-    starting: Mutex<()>,
+    pub(super) starting: Mutex<()>,
     /// Set once a start has left a call under way, which the next start of another rank would meet:
     /// the process's.
-    out_of_step: Arc<OnceLock<Error>>,
+    pub(super) out_of_step: Arc<OnceLock<Error>>,
     groups: AtomicU32,
     /// The order of splits, where one thread makes all calls.
     pub(super) turns: Turns,
@@ -138,88 +135,6 @@ impl Runtime {
             self.size,
             if self.size == 1 { "" } else { "s" }
         )
-    }
-
-    /// The communicator of the next start, whose traffic mixes with nobody's.
-    pub fn next_world(&self, deadline: Deadline) -> Result<Comm> {
-        let Some(comm) = self.news.comm() else {
-            fail!(Internal, "a start of several ranks in a world of one");
-        };
-        let Some(_only) = self.starting.try_lock_for(deadline.left().unwrap_or(Duration::MAX))
-        else {
-            fail!(
-                Timeout,
-                "a start in another thread has not ended in time (MLXD_CONNECT_TIMEOUT_MS)"
-            );
-        };
-        if let Some(cause) = self.out_of_step.get() {
-            fail!(
-                Unsupported,
-                "MPI cannot start a world after one that not all ranks came to, which failed: {cause}"
-            );
-        }
-        // One that gave up has said so, and has said before that it comes.
-        let look = || self.out_of_step.get().map_or(Ok(()), |cause| Err(cause.clone()));
-        let turn = self.come_together(STARTS, comm, deadline, look);
-        let turn = turn.map_err(|e| self.out_of_step(e))?;
-        let world = self.duplicate_world(deadline);
-        drop(turn);
-        world
-    }
-
-    /// A communicator of ours with all ranks.
-    fn duplicate_world(&self, deadline: Deadline) -> Result<Comm> {
-        let what = "MPI_Comm_idup";
-        // On the heap, and left there if the deadline passes: MPI writes to it whenever it is done.
-        let comm = Box::leak(Box::new(Comm(0)));
-        let at: *mut Comm = comm;
-        let mut request = Request(0);
-        let world = self.library.abi.comm_world;
-        // SAFETY: MPI is initialised; the communicator stays until it is written.
-        self.call(what, |f| unsafe { (f.comm_idup)(world, at, &mut request) })?;
-        let mut status = MessageStatus::default();
-        let late = || Error::new(Status::Timeout, "not all ranks have come in time");
-        let code = self
-            .await_request(&mut request, &mut status, deadline, || Ok(()))
-            .and_then(|code| code.ok_or_else(late))
-            .map_err(|e| self.out_of_step(e))?;
-        self.library.check(what, code)?;
-        // SAFETY: the request is complete, so MPI is done with it; it came from Box::leak.
-        let comm = *unsafe { Box::from_raw(at) };
-        let errors_return = self.library.abi.errors_return;
-        // SAFETY: a communicator and a handler of this MPI.
-        self.call("MPI_Comm_set_errhandler", |f| unsafe {
-            (f.comm_set_errhandler)(comm, errors_return)
-        })?;
-        Ok(comm)
-    }
-
-    /// What a start failed with that has left a call under way. There will be no other: MPI matches
-    /// calls by their order.
-    pub fn out_of_step(&self, cause: Error) -> Error {
-        let cause = match cause.status {
-            Status::Timeout => {
-                let message = format!(
-                    "not all {} ranks that were started together called mlxd_init in time \
-                     (MLXD_CONNECT_TIMEOUT_MS)",
-                    self.size
-                );
-                Error::new(Status::Timeout, message)
-            }
-            _ => cause,
-        };
-        if self.out_of_step.set(cause.clone()).is_ok() {
-            let all: Vec<usize> = (0..self.size).collect();
-            self.tell(&all, STARTS, &cause);
-        }
-        self.spoil();
-        cause
-    }
-
-    /// Another rank has said so.
-    pub fn is_out_of_step(&self, cause: Error) {
-        // The first cause stays.
-        let _ = self.out_of_step.set(cause);
     }
 
     /// A number for a group that this rank leads.
@@ -311,9 +226,22 @@ impl Runtime {
 
     /// The same, with the code as it is.
     pub fn code(&self, body: impl FnOnce(&Functions) -> c_int) -> Result<c_int> {
+        let never = || Error::new(Status::Internal, "a deadline that never passes has passed");
+        self.code_by(Deadline::NEVER, body)?.ok_or_else(never)
+    }
+
+    /// The same; `None` where the call has not been made when the deadline passes, since another keeps
+    /// the thread that makes all.
+    pub fn code_by(
+        &self,
+        deadline: Deadline,
+        body: impl FnOnce(&Functions) -> c_int,
+    ) -> Result<Option<c_int>> {
         match (&self.threads, &self.caller) {
-            (Threads::Ours, Some(caller)) => caller.run(|| body(&self.library.functions)),
-            _ => Ok(body(&self.library.functions)),
+            (Threads::Ours, Some(caller)) => {
+                caller.run_by(deadline, || body(&self.library.functions))
+            }
+            _ => Ok(Some(body(&self.library.functions))),
         }
     }
 
