@@ -116,9 +116,11 @@ foreach(mpi openmpi mpich)
       add_mpi_test(program_${scene} ${mpi} 2 "" "${program}" ${scene})
     endforeach()
     add_mpi_test(program_multiple ${mpi} 1 "" "${program}" multiple)
-    add_mpi_ranks(${mpi} "MLX_MPI_LIBNAME=${funneled}" "_funneled" "${matrices};concurrency;groups" 2)
-    add_mpi_test(waits_crossed ${mpi} 2 "MLX_MPI_LIBNAME=${funneled}" ${waits} crossed)
-    set(slow "MLX_MPI_LIBNAME=${stuck} MLXD_TEST_STUCK=MPI_Comm_split MLXD_TIMEOUT_MS=700")
+    add_mpi_ranks(${mpi} "MLX_MPI_LIBNAME=${funneled}" "_funneled"
+      "${matrices};special_values;concurrency;groups" 2)
+    add_mpi_test(waits_crossed ${mpi} 2 "MLXD_TIMEOUT_MS=60000" ${waits} crossed)
+    add_mpi_test(waits_crossed_funneled ${mpi} 2 "MLX_MPI_LIBNAME=${funneled}" ${waits} crossed)
+    set(slow "MLX_MPI_LIBNAME=${stuck} MLXD_TEST_STUCK=MPI_Comm_split MLXD_TIMEOUT_MS=3000")
     add_mpi_test(waits_stuck ${mpi} 2 "${slow}" ${waits} stuck)
     add_mpi_test(waits_stuck_funneled ${mpi} 2 "${slow} MLXD_TEST_FUNNELED=1" ${waits} stuck)
     set(slow "MLX_MPI_LIBNAME=${stuck} MLXD_TEST_STUCK=MPI_Init_thread MLXD_CONNECT_TIMEOUT_MS=700")
@@ -129,6 +131,13 @@ foreach(mpi openmpi mpich)
     set_tests_properties(mpi_programs_${mpi} PROPERTIES LABELS "mpi;quick" SKIP_RETURN_CODE 77)
   endif()
 endforeach()
+
+# Three ranks, of which every two have a group as well.
+if(MLXD_MPICC_openmpi)
+  add_mpi_test(waits_crossed openmpi 3 "MLXD_TIMEOUT_MS=60000" ${waits} crossed)
+  add_mpi_test(waits_crossed_funneled openmpi 3
+    "MLX_MPI_LIBNAME=${PROJECT_BINARY_DIR}/ctests/libfunneled_openmpi.so" ${waits} crossed)
+endif()
 
 if(MLXD_BUILD_EXAMPLES AND TARGET train_digits)
   foreach(mpi openmpi mpich)

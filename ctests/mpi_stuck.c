@@ -27,7 +27,7 @@ int MPI_Comm_split(MPI_Comm comm, int color, int key, MPI_Comm *out) {
     int rank = 0;
     PMPI_Comm_rank(comm, &rank);
     if (rank == 1) {
-        maybe_stay("MPI_Comm_split", 4);
+        maybe_stay("MPI_Comm_split", 12);
     }
     return PMPI_Comm_split(comm, color, key, out);
 }

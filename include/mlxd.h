@@ -242,7 +242,8 @@ const char *mlxd_version(void);
  * Whether this backend could be started here: "ring", "mpi", "nccl", "jaccl", or "any" (also NULL)
  * for one of them. False for a name that is none, with MLXD_ERROR_INVALID_ARGUMENT as
  * mlxd_last_status(). Says nothing about the settings that a start needs. Any thread; may load the
- * backend's library, waits for no other rank.
+ * backend's library, waits for no other rank. Asking for "nccl" initialises CUDA, which processes that are
+ * forked later cannot use then.
  */
 bool mlxd_is_available(const char *backend);
 
@@ -266,13 +267,15 @@ bool mlxd_is_available(const char *backend);
  * that the thread's current one. "any" takes it only if NCCL_HOST_IP and NCCL_PORT are set, and a device is
  * there.
  *
- * Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS (MPI's own initialisation has
- * no limit; on nccl the default is MLX_NCCL_TIMEOUT, or 5 minutes). Any thread; calls that start worlds run one after the other.
+ * Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS (on nccl, if that is not set, at most
+ * MLX_NCCL_TIMEOUT, or 5 minutes). Any thread; calls that start worlds run one after the other.
  *
  * NULL on error, with mlxd_last_status() and mlxd_last_error():
  *
  * - MLXD_ERROR_INVALID_ARGUMENT: no backend of that name.
- * - MLXD_ERROR_UNSUPPORTED: MPI has ended, or belongs to the process that forked this one.
+ * - MLXD_ERROR_UNSUPPORTED: MPI has ended, belongs to the process that forked this one, or has failed
+ *   a start that not all ranks came to in time, which cannot be repeated; on nccl, the current CUDA
+ *   context is not its device's primary one.
  * - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
  * - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
  *   that cannot be listened at; MLXD_TRANSPORT is shm and the ranks are on several hosts; the MPI
@@ -640,7 +643,7 @@ mlxd_stream *mlxd_stream_new(void);
 
 /**
  * A stream that stands for a cudaStream_t (or CUstream, which is the same), which the caller owns and keeps
- * alive for as long; 0 is CUDA's legacy default stream. For groups on nccl, and those of one process on
+ * alive for as long; 0 is CUDA's legacy default stream (cudaStreamPerThread is not supported). For groups on nccl, and those of one process on
  * "none". To be freed with mlxd_stream_free(). Any thread; never blocks, but opens the CUDA driver if
  * nobody has.
  *
@@ -649,14 +652,15 @@ mlxd_stream *mlxd_stream_new(void);
  * output, without any synchronize. The buffers are the library's until then. What goes wrong later is
  * returned by mlxd_stream_synchronize(), and by every later call on the group, whose failure also lets go
  * of what it has on the stream, with undefined contents. A call may wait for other ranks the first time
- * that it needs a connection to them, and where 128 operations of the group are under way. Operations of a
- * group run in the order in which they were called, also if they are on different streams. The stream must
- * not be one that is being captured into a graph.
+ * that it needs a connection to them, and where some 100 operations of the group are under way. Operations
+ * of a group run in the order in which they were called, also if they are on different streams. A stream that
+ * is being captured into a graph is an invalid argument of an operation; calls must not be made between
+ * the program's own ncclGroupStart() and ncclGroupEnd().
  *
  * NULL on error:
  *
  * - MLXD_ERROR_UNAVAILABLE: no CUDA driver or device is here.
- * - MLXD_ERROR_INVALID_ARGUMENT: the driver does not know the stream.
+ * - MLXD_ERROR_INVALID_ARGUMENT: the driver does not know the stream, or it is cudaStreamPerThread.
  */
 mlxd_stream *mlxd_stream_from_cuda(void *cuda_stream);
 

@@ -99,7 +99,13 @@ impl Registry {
 pub fn init(strict: bool, name: Name, settings: &Settings) -> Result<Arc<Group>> {
     let process = process::current()?;
     // Held during the start: who else asks meanwhile gets the same world.
-    let mut worlds = process.registry.0.lock();
+    let limit = settings.connect_timeout()?.unwrap_or(Duration::MAX);
+    let Some(mut worlds) = process.registry.0.try_lock_for(limit) else {
+        fail!(
+            Timeout,
+            "[{name}] init: a start in another thread has not ended in time (MLXD_CONNECT_TIMEOUT_MS)"
+        );
+    };
     worlds.retain(|_, world| world.upgrade().is_some_and(|world| world.status().is_ok()));
     if let Some(world) = worlds.get(&name).and_then(Weak::upgrade) {
         return Ok(world);

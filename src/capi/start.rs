@@ -13,7 +13,8 @@ use crate::registry::{self, Name};
 /// Whether this backend could be started here: "ring", "mpi", "nccl", "jaccl", or "any" (also NULL)
 /// for one of them. False for a name that is none, with MLXD_ERROR_INVALID_ARGUMENT as
 /// mlxd_last_status(). Says nothing about the settings that a start needs. Any thread; may load the
-/// backend's library, waits for no other rank.
+/// backend's library, waits for no other rank. Asking for "nccl" initialises CUDA, which processes that are
+/// forked later cannot use then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
     // SAFETY: the header asks for NULL or a string.
@@ -39,13 +40,15 @@ pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
 /// that the thread's current one. "any" takes it only if NCCL_HOST_IP and NCCL_PORT are set, and a device is
 /// there.
 ///
-/// Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS (MPI's own initialisation has
-/// no limit; on nccl the default is MLX_NCCL_TIMEOUT, or 5 minutes). Any thread; calls that start worlds run one after the other.
+/// Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS (on nccl, if that is not set, at most
+/// MLX_NCCL_TIMEOUT, or 5 minutes). Any thread; calls that start worlds run one after the other.
 ///
 /// NULL on error, with mlxd_last_status() and mlxd_last_error():
 ///
 /// - MLXD_ERROR_INVALID_ARGUMENT: no backend of that name.
-/// - MLXD_ERROR_UNSUPPORTED: MPI has ended, or belongs to the process that forked this one.
+/// - MLXD_ERROR_UNSUPPORTED: MPI has ended, belongs to the process that forked this one, or has failed
+///   a start that not all ranks came to in time, which cannot be repeated; on nccl, the current CUDA
+///   context is not its device's primary one.
 /// - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
 /// - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
 ///   that cannot be listened at; MLXD_TRANSPORT is shm and the ranks are on several hosts; the MPI

@@ -39,7 +39,7 @@ pub extern "C" fn mlxd_stream_new() -> *mut mlxd_stream {
 }
 
 /// A stream that stands for a cudaStream_t (or CUstream, which is the same), which the caller owns and keeps
-/// alive for as long; 0 is CUDA's legacy default stream. For groups on nccl, and those of one process on
+/// alive for as long; 0 is CUDA's legacy default stream (cudaStreamPerThread is not supported). For groups on nccl, and those of one process on
 /// "none". To be freed with mlxd_stream_free(). Any thread; never blocks, but opens the CUDA driver if
 /// nobody has.
 ///
@@ -48,14 +48,15 @@ pub extern "C" fn mlxd_stream_new() -> *mut mlxd_stream {
 /// output, without any synchronize. The buffers are the library's until then. What goes wrong later is
 /// returned by mlxd_stream_synchronize(), and by every later call on the group, whose failure also lets go
 /// of what it has on the stream, with undefined contents. A call may wait for other ranks the first time
-/// that it needs a connection to them, and where 128 operations of the group are under way. Operations of a
-/// group run in the order in which they were called, also if they are on different streams. The stream must
-/// not be one that is being captured into a graph.
+/// that it needs a connection to them, and where some 100 operations of the group are under way. Operations
+/// of a group run in the order in which they were called, also if they are on different streams. A stream that
+/// is being captured into a graph is an invalid argument of an operation; calls must not be made between
+/// the program's own ncclGroupStart() and ncclGroupEnd().
 ///
 /// NULL on error:
 ///
 /// - MLXD_ERROR_UNAVAILABLE: no CUDA driver or device is here.
-/// - MLXD_ERROR_INVALID_ARGUMENT: the driver does not know the stream.
+/// - MLXD_ERROR_INVALID_ARGUMENT: the driver does not know the stream, or it is cudaStreamPerThread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_stream_from_cuda(cuda_stream: *mut c_void) -> *mut mlxd_stream {
     guard_value(std::ptr::null_mut(), || {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result, Status, fail};
+use crate::reduce::environment::Environment;
 use crate::thread::quietly;
+use crate::wait::Deadline;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -58,7 +60,11 @@ impl Caller {
     pub fn start(lingering: &Lingering) -> Result<Caller> {
         let (sender, receiver): (Sender<Job>, Receiver<Job>) = channel();
         // It ends when the sender is dropped, and is not waited for: it has nothing left to do then.
-        drop(crate::thread::spawn("mlxd-mpi", move || receiver.iter().for_each(|job| job()))?);
+        drop(crate::thread::spawn("mlxd-mpi", move || {
+            // Threads begin with the settings of the one that made them.
+            let _environment = Environment::standard();
+            receiver.iter().for_each(|job| job());
+        })?);
         Ok(Caller { jobs: Mutex::new(sender), lingering: lingering.clone() })
     }
 
@@ -68,7 +74,12 @@ impl Caller {
     }
 
     /// Runs `body` on the thread, and waits for it; fails where the thread is stuck in an earlier one.
-    pub fn run<T, F: FnOnce() -> T>(&self, body: F) -> Result<T> {
+    pub fn run<T>(&self, body: impl FnOnce() -> T) -> Result<T> {
+        self.run_by(Deadline::NEVER, body)?.ok_or_else(gone)
+    }
+
+    /// The same, but `None` if the thread has not begun with it when the deadline passes: it never will.
+    pub fn run_by<T, F: FnOnce() -> T>(&self, deadline: Deadline, body: F) -> Result<Option<T>> {
         let mut work = (Some(body), None);
         let lent = Lent(&raw mut work);
         // Set by the thread to begin, or by this one to give up: whoever is first.
@@ -89,10 +100,14 @@ impl Caller {
         let job = unsafe { std::mem::transmute::<Box<dyn FnOnce() + Send + '_>, Job>(job) };
         self.jobs.lock().send(job).map_err(|_| gone())?;
         loop {
-            match ended.recv_timeout(LOOK_UP) {
-                Ok(()) => return work.1.unwrap_or_else(|| Err(gone())),
+            let pause = deadline.left().map_or(LOOK_UP, |left| left.min(LOOK_UP));
+            match ended.recv_timeout(pause) {
+                Ok(()) => return work.1.unwrap_or_else(|| Err(gone())).map(Some),
                 Err(RecvTimeoutError::Disconnected) => return Err(gone()),
                 Err(RecvTimeoutError::Timeout) => {}
+            }
+            if deadline.passed() && !claimed.swap(true, Ordering::AcqRel) {
+                return Ok(None);
             }
             if self.lingering.is_any() && !claimed.swap(true, Ordering::AcqRel) {
                 fail!(
@@ -126,10 +141,12 @@ impl Caller {
         self.jobs.lock().send(job).map_err(|_| gone())?;
         match outcome.recv_timeout(limit) {
             Ok(result) => result.map(Some),
+            // It has ended just now.
+            Err(RecvTimeoutError::Timeout) if settled.swap(true, Ordering::AcqRel) => {
+                outcome.recv().map_err(|_| gone())?.map(Some)
+            }
             Err(RecvTimeoutError::Timeout) => {
-                if !settled.swap(true, Ordering::AcqRel) {
-                    self.lingering.0.fetch_add(1, Ordering::AcqRel);
-                }
+                self.lingering.0.fetch_add(1, Ordering::AcqRel);
                 Ok(None)
             }
             Err(RecvTimeoutError::Disconnected) => Err(gone()),
@@ -166,6 +183,8 @@ mod tests {
         assert_eq!(caller.run_within(soon, move || held.recv().is_ok()).unwrap(), None);
         // What is lent stays untouched once its owner has given up.
         let mut touched = 0;
+        let late = Deadline::after(Some(Duration::from_millis(1)));
+        assert_eq!(caller.run_by(late, || touched += 1).unwrap(), None);
         assert_eq!(caller.run(|| touched += 1).unwrap_err().status, Status::Backend);
         release.send(()).unwrap();
         while caller.run(|| ()).is_err() {}

@@ -1,9 +1,10 @@
 //! The mpi backend: whole operations, handed to the MPI that is there.
 //!
 //! - `library.rs`, `functions.rs`, `abi.rs`: which library, its functions, its constants.
-//! - `runtime.rs`, `caller.rs`: MPI in this process, and which threads may call it.
+//! - `place.rs`, `runtime.rs`, `caller.rs`: MPI in this process, and which threads may call it.
 //! - `collectives.rs`, `messages.rs`, `reductions.rs`: what is asked of it.
-//! - `waiting.rs`, `staging.rs`: waits with a limit, on memory of ours.
+//! - `waiting.rs`, `staging.rs`: waits with a limit, on memory of ours; `meeting.rs`, `turns.rs`: before
+//!   calls that have none.
 //! - `news.rs`, `agreement.rs`: what ranks tell each other beside that: failures, and calls to compare.
 
 pub mod abi;
@@ -12,6 +13,7 @@ mod caller;
 mod collectives;
 pub mod functions;
 mod library;
+mod meeting;
 mod messages;
 mod news;
 mod place;
@@ -26,11 +28,11 @@ pub use place::Place;
 pub use runtime::Runtime;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Backend, Collective, Limits, Operation, Track, refuse_cuda, split};
-use crate::call::Verb;
+use super::{Backend, Limits, Operation, Track, refuse_cuda, split};
 use crate::config::MpiSettings;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, Status, fail};
@@ -40,6 +42,7 @@ use crate::reduce::environment::Environment;
 use crate::wait::Deadline;
 use abi::{Comm, UNDEFINED};
 use collectives::meet;
+use functions::Functions;
 use news::GroupId;
 use staging::Staging;
 use waiting::Way;
@@ -53,6 +56,8 @@ pub struct Mpi {
     /// Per rank of the group its rank in MPI's world.
     ranks: Vec<usize>,
     health: Arc<Health>,
+    /// Set once an operation has failed: MPI may still be at it.
+    abandoned: AtomicBool,
     /// Whether calls are compared.
     check: bool,
     /// Bytes of what MPI is asked for at once.
@@ -72,8 +77,9 @@ impl Mpi {
     ) -> Result<Mpi> {
         runtime.accepts(false)?;
         let health = Arc::new(Health::new()?);
+        let _environment = Environment::standard();
         let inside = runtime.enter()?;
-        let comm = runtime.duplicate_world(deadline)?;
+        let comm = runtime.next_world(deadline)?;
         drop(inside);
         let mut world = Mpi {
             comm,
@@ -81,16 +87,13 @@ impl Mpi {
             rank: runtime.rank,
             ranks: (0..runtime.size).collect(),
             health,
+            abandoned: AtomicBool::new(false),
             check: settings.check,
             part_bytes: settings.part_bytes / PART_UNIT * PART_UNIT,
             staging: Mutex::default(),
             runtime,
         };
-        if let Err(e) = world.agree_on_start(limits, deadline) {
-            // Its communicator stays: the exchange may be under way.
-            world.health.fail(e.clone());
-            return Err(e);
-        }
+        world.agree_on_start(limits, deadline)?;
         world.runtime.news.enter(world.id, &world.health);
         Ok(world)
     }
@@ -101,8 +104,10 @@ impl Mpi {
             getrandom::u64().map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
         // A nonblocking call of one rank does not meet a blocking one of another.
         let bounded = limits.operation.is_some() || limits.recv.is_some();
-        let own = [random, self.part_bytes as u64, u64::from(self.check), u64::from(bounded)];
-        let mut all = vec![[0u64; 4]; self.ranks.len()];
+        let flags = [self.check, bounded, self.runtime.may_block()];
+        let [check, bounded, may_block] = flags.map(u64::from);
+        let own = [random, self.part_bytes as u64, check, bounded, may_block];
+        let mut all = vec![[0u64; 5]; self.ranks.len()];
         let way = Way::Bounded(deadline.left());
         let datatype = self.runtime.library.abi.datatype(Dtype::Uint64);
         // On the heap, and left there if the wait fails: MPI may still be at work on it.
@@ -113,14 +118,21 @@ impl Mpi {
             way,
             "MPI_Allgather",
             allgather,
-            iallgather(input, 4, datatype, output, 4, datatype, self.comm)
+            iallgather(input, 5, datatype, output, 5, datatype, self.comm)
         );
         if let Err(e) = outcome {
             std::mem::forget((own, all));
-            let late = e.status == Status::Timeout;
-            return Err(if late { self.runtime.somebody_is_late() } else { e });
+            self.abandoned.store(true, Ordering::Release);
+            return Err(self.runtime.out_of_step(e));
         }
         for (rank, theirs) in all.iter().enumerate() {
+            if theirs[4] != own[4] {
+                fail!(
+                    Config,
+                    "MPI grants MPI_THREAD_MULTIPLE on some ranks only, not alike on rank {} and rank {rank}",
+                    self.rank
+                );
+            }
             if theirs[1..] != own[1..] {
                 fail!(
                     Config,
@@ -134,60 +146,40 @@ impl Mpi {
         Ok(())
     }
 
-    /// MPI_Comm_split, which MPI gives no limit. Where there is to be one all ranks say first that they
-    /// have come, so that only a rank that dies right then keeps the others; and they wait within the
-    /// limit.
-    fn divide(&self, color: i32, key: i32, sequence: u64, limits: Limits) -> Result<Comm> {
+    /// MPI_Comm_split, which MPI gives no limit. Where there is to be one, all ranks come together first,
+    /// so that only one that dies right then keeps the others; and these wait within the limit.
+    fn divide(&self, color: i32, key: i32, limits: Limits) -> Result<Comm> {
         let parent = self.comm;
-        let mut turn = None;
-        let mut limit = None;
-        if let Way::Bounded(within) = self.way(limits, limits.operation) {
-            limit = within;
-            let own = self.runtime.turns.propose(self.id);
-            let greatest = self.greatest(own.time, sequence, limits)?;
-            // Where each thread makes its own calls, none keeps another back.
-            if !self.runtime.may_block() {
-                let look = || self.health.check();
-                if !own.wait(greatest, Deadline::after(limit), look)? {
-                    fail!(Timeout, "the splits of other groups have not ended in time");
-                }
-                // Until it is everybody's turn the thread must not block: others need it.
-                self.greatest(0, sequence, limits)?;
-            }
-            turn = Some(own);
-        }
-        let comm = self.runtime.call_within("MPI_Comm_split", limit, move |f| {
+        let split = move |f: &Functions| {
             let mut comm = Comm(0);
             // SAFETY: a communicator of this MPI, and room for another.
             let code = unsafe { (f.comm_split)(parent, color, key, &mut comm) };
             (code, comm)
-        });
-        drop(turn);
-        comm
-    }
-
-    /// The greatest of these numbers among the group's ranks.
-    fn greatest(&self, own: u64, sequence: u64, limits: Limits) -> Result<u64> {
-        let mut greatest = 0u64;
-        let collective = Collective {
-            verb: Verb::AllMax,
-            dtype: Dtype::Uint64,
-            count: 1,
-            root: -1,
-            input: (&raw const own).cast(),
-            output: (&raw mut greatest).cast(),
         };
-        // SAFETY: both are one element, and there until the call returns.
-        unsafe { self.collective(sequence, &collective, limits)? };
-        Ok(greatest)
+        let what = "MPI_Comm_split";
+        let Way::Bounded(limit) = self.way(limits, limits.operation) else {
+            let mut outcome = (0, Comm(0));
+            self.runtime.call(what, |f| {
+                outcome = split(f);
+                outcome.0
+            })?;
+            return Ok(outcome.1);
+        };
+        // Whatever may fail on this rank alone comes before it says that it comes.
+        let helper = self.runtime.helper(limit)?;
+        let look = || self.health.check();
+        let _turn = self.runtime.come_together(self.id, parent, Deadline::after(limit), look)?;
+        self.runtime.call_within(what, helper.as_ref(), limit, split)
     }
 
     /// Fails the group with this error on all its ranks, and returns what failed it.
     fn failed(&self, error: Error) -> Error {
+        // Something may still be under way on its communicator.
+        self.abandoned.store(true, Ordering::Release);
+        if self.id.group == 0 || error.status == Status::Timeout {
+            self.runtime.spoil();
+        }
         if self.health.fail(error.clone()) {
-            if self.id.group == 0 {
-                self.runtime.spoil();
-            }
             self.runtime.tell(&self.ranks, self.id, &error);
         }
         self.health.check().err().unwrap_or(error)
@@ -233,6 +225,7 @@ impl Backend for Mpi {
         if self.runtime.accepts(false).is_ok()
             && let Ok(_inside) = self.runtime.enter()
         {
+            let _environment = Environment::standard();
             self.runtime.listen();
         }
     }
@@ -263,14 +256,15 @@ impl Backend for Mpi {
         sequence: u64,
         limits: Limits,
     ) -> Result<Option<Box<dyn Backend>>> {
+        let _inside = self.runtime.enter()?;
+        let _environment = Environment::standard();
         let health = Arc::new(Health::new().map_err(|e| self.failed(e))?);
         let number = self.runtime.next_group_number();
         let part = split::agree(self, color, key, number, sequence, limits)?;
-        let _inside = self.runtime.enter()?;
         let position = |part: &split::Part| part.ranks.iter().position(|rank| *rank == self.rank);
         let rank = part.as_ref().and_then(position);
         let (color, key) = (if part.is_some() { color } else { UNDEFINED }, rank.unwrap_or(0));
-        let comm = self.divide(color, key as i32, sequence, limits);
+        let comm = self.divide(color, key as i32, limits);
         let comm = comm.map_err(|e| self.failed(e))?;
         let (Some(part), Some(rank)) = (part, rank) else { return Ok(None) };
         let id = GroupId { group: part.id(&self.ranks), ..self.id };
@@ -282,6 +276,7 @@ impl Backend for Mpi {
             rank,
             ranks: part.ranks.iter().map(|rank| self.ranks[*rank]).collect(),
             health,
+            abandoned: AtomicBool::new(false),
             check: self.check,
             part_bytes: self.part_bytes,
             staging: Mutex::default(),
@@ -293,7 +288,10 @@ impl Backend for Mpi {
         match self.runtime.enter() {
             Ok(_inside) if allowed => drop(self.failed(cause.clone())),
             // The other ranks learn of it when they wait for this one in vain.
-            _ => drop(self.health.fail(cause.clone())),
+            _ => {
+                self.runtime.spoil();
+                self.health.fail(cause.clone());
+            }
         }
     }
 
@@ -303,9 +301,9 @@ impl Backend for Mpi {
 }
 
 impl Drop for Mpi {
-    /// A group that failed may have calls under way: its communicator stays.
+    /// A group with a call under way keeps its communicator.
     fn drop(&mut self) {
-        if self.health.check().is_ok() {
+        if !self.abandoned.load(Ordering::Acquire) {
             self.runtime.free(self.comm);
         }
     }

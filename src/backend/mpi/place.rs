@@ -1,8 +1,9 @@
 //! How MPI comes up in this process, once: by the program or by us, and which threads may call it then.
 
 use std::ffi::c_int;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -15,7 +16,11 @@ use crate::wait::Deadline;
 
 /// The place of a process's runtime.
 #[derive(Debug, Default)]
-pub struct Place(Mutex<State>);
+pub struct Place {
+    state: Mutex<State>,
+    /// What left a start's call under way, if one did.
+    out_of_step: Arc<OnceLock<Error>>,
+}
 
 #[derive(Debug, Default)]
 enum State {
@@ -49,12 +54,18 @@ impl Place {
         settings: &MpiSettings,
         deadline: Deadline,
     ) -> Result<Arc<Runtime>> {
-        let mut state = self.0.lock();
+        let limit = deadline.left().unwrap_or(Duration::MAX);
+        let Some(mut state) = self.state.try_lock_for(limit) else {
+            fail!(
+                Timeout,
+                "a start in another thread has not ended in time (MLXD_CONNECT_TIMEOUT_MS)"
+            );
+        };
         match &*state {
             State::Running(runtime) => return Ok(runtime.clone()),
             State::Failed(_, cause) | State::Lost(cause) => fail!(
                 Unsupported,
-                "MPI cannot be started a second time in a process, and the first time failed: {cause}"
+                "the first start on MPI in this process failed, and there cannot be another: {cause}"
             ),
             State::Ended => fail!(
                 Unsupported,
@@ -78,7 +89,7 @@ impl Place {
             }
         };
         let ours = caller.is_some();
-        let runtime = Runtime::new(library, threads, caller);
+        let runtime = Runtime::new(library, threads, caller, self.out_of_step.clone());
         if let (Err(cause), true) = (&runtime, ours) {
             *state = State::Lost(cause.clone());
         }
@@ -95,7 +106,7 @@ impl Place {
     /// Ends MPI if we initialised it, once nobody is in it any more.
     pub fn end(&self) {
         // A start that is under way in another thread keeps it.
-        let Some(mut state) = self.0.try_lock_for(FAREWELL) else { return };
+        let Some(mut state) = self.state.try_lock_for(FAREWELL) else { return };
         if let State::Running(runtime) | State::Failed(runtime, _) = &*state {
             runtime.end();
             // A program's own MPI goes on.
@@ -139,7 +150,7 @@ fn threads_of_program(library: &Library) -> Result<Threads> {
 }
 
 /// Initialises MPI, on a thread of ours that will end it: who initialises MPI must also do that. MPI
-/// itself waits here for all ranks, without a limit.
+/// itself waits here for all ranks, for ever, and the thread with it.
 fn initialise(library: &Arc<Library>, caller: &Caller, deadline: Deadline) -> Result<Threads> {
     let opened = library.clone();
     let initialise = move || {

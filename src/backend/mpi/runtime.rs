@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use super::abi::{Comm, MessageStatus, Request};
+use super::abi::Comm;
 use super::caller::{Caller, Lingering};
 use super::functions::Functions;
 use super::library::Library;
@@ -53,12 +53,15 @@ pub struct Runtime {
     /// Held by who is in MPI, taken for its end.
     gate: RwLock<()>,
     closing: AtomicBool,
-    /// Set once a world has failed.
+    /// Set once a rank may never come to the end: a world has failed, or somebody waited in vain.
     spoiled: AtomicBool,
     /// Calls that have outlasted their limit, in which a thread still is.
     lingering: Lingering,
-    /// Set once a start has left a call under way, which the next start of another rank would meet.
-    out_of_step: OnceLock<Error>,
+    /// Held by the start that is under way.
+    pub(super) starting: Mutex<()>,
+    /// Set once a start has left a call under way, which the next start of another rank would meet:
+    /// the process's.
+    pub(super) out_of_step: Arc<OnceLock<Error>>,
     groups: AtomicU32,
     /// The order of splits, where one thread makes all calls.
     pub(super) turns: Turns,
@@ -70,6 +73,7 @@ impl Runtime {
         library: Arc<Library>,
         threads: Threads,
         caller: Option<Caller>,
+        out_of_step: Arc<OnceLock<Error>>,
     ) -> Result<Runtime> {
         let lingering = caller.as_ref().map(Caller::lingering).unwrap_or_default();
         let look_around = || {
@@ -99,7 +103,8 @@ impl Runtime {
             closing: AtomicBool::new(false),
             spoiled: AtomicBool::new(false),
             lingering,
-            out_of_step: OnceLock::new(),
+            starting: Mutex::default(),
+            out_of_step,
             groups: AtomicU32::new(0),
             turns: Turns::default(),
         })
@@ -132,50 +137,6 @@ impl Runtime {
         )
     }
 
-    /// A communicator of ours with all ranks, whose traffic mixes with nobody's.
-    pub fn duplicate_world(&self, deadline: Deadline) -> Result<Comm> {
-        if let Some(cause) = self.out_of_step.get() {
-            fail!(
-                Unsupported,
-                "MPI cannot start a world after one that not all ranks came to, which failed: {cause}"
-            );
-        }
-        let what = "MPI_Comm_idup";
-        // On the heap, and left there if the deadline passes: MPI writes to it whenever it is done.
-        let comm = Box::leak(Box::new(Comm(0)));
-        let at: *mut Comm = comm;
-        let mut request = Request(0);
-        let world = self.library.abi.comm_world;
-        // SAFETY: MPI is initialised; the communicator stays until it is written.
-        self.call(what, |f| unsafe { (f.comm_idup)(world, at, &mut request) })?;
-        let mut status = MessageStatus::default();
-        match self.await_request(&mut request, &mut status, deadline, || Ok(()))? {
-            Some(code) => self.library.check(what, code)?,
-            None => return Err(self.somebody_is_late()),
-        }
-        // SAFETY: the request is complete, so MPI is done with it; it came from Box::leak.
-        let comm = *unsafe { Box::from_raw(at) };
-        let errors_return = self.library.abi.errors_return;
-        // SAFETY: a communicator and a handler of this MPI.
-        self.call("MPI_Comm_set_errhandler", |f| unsafe {
-            (f.comm_set_errhandler)(comm, errors_return)
-        })?;
-        Ok(comm)
-    }
-
-    /// What to say when a start takes too long. There will be no other: MPI matches calls by their
-    /// order, and this one stays under way.
-    pub fn somebody_is_late(&self) -> Error {
-        let message = format!(
-            "not all {} ranks that were started together called mlxd_init in time \
-             (MLXD_CONNECT_TIMEOUT_MS)",
-            self.size
-        );
-        let cause = Error::new(Status::Timeout, message);
-        self.out_of_step.get_or_init(|| cause.clone());
-        cause
-    }
-
     /// A number for a group that this rank leads.
     pub fn next_group_number(&self) -> u32 {
         self.groups.fetch_add(1, Ordering::Relaxed) + 1
@@ -199,6 +160,11 @@ impl Runtime {
         !matches!(self.threads, Threads::Ours)
     }
 
+    /// Whether this thread may call MPI, which is there.
+    fn may_call(&self) -> bool {
+        !matches!(self.threads, Threads::Main) || is_main_thread(&self.library)
+    }
+
     /// Refuses what this thread, or a stream's, may not call.
     pub fn accepts(&self, streamed: bool) -> Result<()> {
         if !matches!(self.threads, Threads::Main) {
@@ -208,7 +174,7 @@ impl Runtime {
         if self.closing.load(Ordering::Acquire) || self.is_over() {
             return Ok(());
         }
-        if !streamed && is_main_thread(&self.library) {
+        if !streamed && self.may_call() {
             return Ok(());
         }
         let who = if streamed { "a stream's thread" } else { "another thread" };
@@ -220,23 +186,31 @@ impl Runtime {
         )
     }
 
-    /// Makes a call that MPI gives no limit, within one where another thread may make it. After the
-    /// limit it stays under way.
+    /// A thread for one call within a limit, where each thread makes its own calls: it may never come
+    /// back from it.
+    pub fn helper(&self, limit: Option<Duration>) -> Result<Option<Caller>> {
+        match (&self.threads, limit) {
+            (Threads::All, Some(_)) => Caller::start(&self.lingering).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Makes a call that MPI gives no limit, within one: on that thread, or on the one that makes all
+    /// calls. After the limit it stays under way. The program's main thread, where that alone may call,
+    /// makes it itself, and has no limit.
     pub fn call_within<T: Send + 'static>(
         self: &Arc<Self>,
         what: &str,
+        helper: Option<&Caller>,
         limit: Option<Duration>,
         body: impl FnOnce(&Functions) -> (c_int, T) + Send + 'static,
     ) -> Result<T> {
         let runtime = self.clone();
         let body = move || body(&runtime.library.functions);
-        let outcome = match (&self.threads, &self.caller, limit) {
-            (Threads::Ours, Some(caller), _) => caller.run_within(limit, body)?,
-            // A thread for this one call: it may never come back.
-            (Threads::All, _, Some(_)) => {
-                Caller::start(&self.lingering)?.run_within(limit, body)?
-            }
-            _ => Some(body()),
+        let ours = || matches!(self.threads, Threads::Ours).then_some(self.caller.as_ref())?;
+        let outcome = match helper.or_else(ours) {
+            Some(caller) => caller.run_within(limit, body)?,
+            None => Some(body()),
         };
         let Some((code, result)) = outcome else {
             let limit = limit.unwrap_or_default().as_millis();
@@ -252,17 +226,31 @@ impl Runtime {
 
     /// The same, with the code as it is.
     pub fn code(&self, body: impl FnOnce(&Functions) -> c_int) -> Result<c_int> {
+        let never = || Error::new(Status::Internal, "a deadline that never passes has passed");
+        self.code_by(Deadline::NEVER, body)?.ok_or_else(never)
+    }
+
+    /// The same; `None` where the call has not been made when the deadline passes, since another keeps
+    /// the thread that makes all.
+    pub fn code_by(
+        &self,
+        deadline: Deadline,
+        body: impl FnOnce(&Functions) -> c_int,
+    ) -> Result<Option<c_int>> {
         match (&self.threads, &self.caller) {
-            (Threads::Ours, Some(caller)) => caller.run(|| body(&self.library.functions)),
-            _ => Ok(body(&self.library.functions)),
+            (Threads::Ours, Some(caller)) => {
+                caller.run_by(deadline, || body(&self.library.functions))
+            }
+            _ => Ok(Some(body(&self.library.functions))),
         }
     }
 
     /// Frees a communicator that nothing is under way on. It stays, at no harm, where this thread
-    /// may not call.
+    /// may not call, or where MPI ends next. A program's own MPI lives on after our part in it.
     pub fn free(&self, mut comm: Comm) {
-        let Ok(_inside) = self.enter() else { return };
-        if self.is_over() || self.accepts(false).is_err() {
+        let inside = self.gate.try_read_recursive();
+        let ending = inside.is_none() || self.closing.load(Ordering::Acquire);
+        if (ending && self.is_ours()) || self.is_over() || !self.may_call() {
             return;
         }
         // SAFETY: a communicator of ours, freed once.
@@ -279,7 +267,7 @@ impl Runtime {
         over != 0
     }
 
-    /// A world has failed: its ranks may not all come to the end.
+    /// A rank may never come to the end.
     pub fn spoil(&self) {
         self.spoiled.store(true, Ordering::Release);
     }
@@ -294,15 +282,14 @@ impl Runtime {
         // An operation that never ends would keep the process: then the launcher sees it die.
         let alone = self.gate.try_write_for(FAREWELL);
         if alone.is_none() || self.lingering.is_any() {
-            log::warn!("mpi: operations are under way in other threads, so MPI is not finalised");
+            log::warn!("mpi: operations are under way in other threads, so MPI is left as it is");
             return;
         }
         // After its end MPI allows no question but that.
         if self.is_over() {
             return;
         }
-        let own_thread = self.caller.is_some() || is_main_thread(&self.library);
-        if !(own_thread || matches!(self.threads, Threads::All)) {
+        if !self.is_ours() && !self.may_call() {
             return;
         }
         let Some(caller) = &self.caller else {

@@ -1,5 +1,6 @@
 //! The nccl backend: operations on device memory, handed to NCCL.
 //!
+//! - `alone.rs`: a part of one rank, which needs none of the rest.
 //! - `library.rs`: which NCCL, its functions, its codes.
 //! - `communicator.rs`: a group's communicator, and how it ends.
 //! - `launch.rs`, `work.rs`: how operations get on a stream, and what they came to.
@@ -10,6 +11,7 @@
 //! The world's control plane is the ring's: how ranks meet, liveness, failures. It also carries the unique id,
 //! and what ranks tell each other in a split and under MLXD_CHECK.
 
+mod alone;
 mod collectives;
 mod communicator;
 mod launch;
@@ -40,6 +42,7 @@ use crate::error::{Error, Result, Status, fail};
 use crate::health::Health;
 use crate::recorder::document::Identity;
 use crate::wait::{Deadline, Wake};
+use alone::Alone;
 use communicator::{Communicator, ID_BYTES, unique_id};
 use launch::Launch;
 use library::Progress;
@@ -478,6 +481,9 @@ impl Backend for Nccl {
             check: shared.check,
         };
         let deadline = Deadline::after(limits.operation);
+        if ranks.len() == 1 {
+            return Ok(Some(Box::new(Alone { shared: shared.clone(), member })));
+        }
         // Not ncclCommSplit, in which all ranks of this group would have to take part, behind all that it
         // has under way: a part that fails to connect would take the whole with it.
         let joined = parts.join(shared.context.clone(), member, Some(self.health()), deadline);
