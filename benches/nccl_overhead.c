@@ -1,6 +1,7 @@
 /* What libmlxd adds to NCCL: mlxd_all_sum of float32 on a CUDA stream beside ncclAllReduce, called
- * directly on a communicator of the same ranks and the same stream, in turn, in one process. Prints
- * a line for each size: medians, in microseconds a call, of the time that the host spends in calls
+ * directly on communicators of the same ranks and the same stream, in turn, in one process: on a
+ * blocking one, and on a nonblocking one as libmlxd's is, asked until the call is done. Prints a
+ * line for each size: medians, in microseconds a call, of the time that the host spends in calls
  * and of the time that the device spends on them (between two events).
  *
  *   cc -O2 -Iinclude -Ictests benches/nccl_overhead.c -o nccl_overhead -L build/lib -lmlxd -ldl
@@ -9,7 +10,9 @@
  */
 #include "nccl_direct.h"
 
-enum { DIRECT, MLXD, WAYS };
+#include <sched.h>
+
+enum { BLOCKING, NONBLOCKING, MLXD, WAYS };
 
 /* Calls between two looks at the clock: few enough that no queue fills, which would make the host
  * wait. */
@@ -18,7 +21,7 @@ enum { DIRECT, MLXD, WAYS };
 
 static mlxd_group *world;
 static mlxd_stream *stream;
-static void *comm, *cuda_stream, *input, *output, *before, *after;
+static void *comms[MLXD], *cuda_stream, *input, *output, *before, *after;
 
 static void must(mlxd_status status) {
     if (status != MLXD_OK) {
@@ -34,15 +37,29 @@ static int by_value(const void *a, const void *b) {
 }
 
 /* A communicator of the world's ranks; its id travels over the world. */
-static void direct_start(void) {
+static void *direct_start(bool blocking) {
     nccl_id id;
+    void *comm = NULL;
     memset(&id, 0, sizeof id);
-    struct nccl_config config = nccl_configuration(true);
+    struct nccl_config config = nccl_configuration(blocking);
     REQUIRE(mlxd_group_rank(world) != 0 || nccl.unique_id(&id) == 0);
     device_write(input, &id, sizeof id);
     must(mlxd_broadcast(world, input, sizeof id, MLXD_UINT8, 0, NULL));
     device_read(&id, input, sizeof id);
-    REQUIRE(nccl.init(&comm, mlxd_group_size(world), id, mlxd_group_rank(world), &config) == 0);
+    int result = nccl.init(&comm, mlxd_group_size(world), id, mlxd_group_rank(world), &config);
+    REQUIRE(nccl_settled(result, comm) == 0);
+    return comm;
+}
+
+/* Asks without a pause, but gives the core away to NCCL's thread where there is no other. */
+static void direct(int way, size_t count) {
+    int result =
+        nccl.all_reduce(input, output, count, NCCL_FLOAT32, NCCL_SUM, comms[way], cuda_stream);
+    while (result == NCCL_IN_PROGRESS) {
+        sched_yield();
+        REQUIRE(nccl.async_error(comms[way], &result) == 0);
+    }
+    REQUIRE(result == 0);
 }
 
 /* So many calls; microseconds a call, of the host and of the device. */
@@ -52,9 +69,8 @@ static void time_of(int way, size_t count, double *host, double *device) {
     CUDA(cuda.event_record(before, cuda_stream));
     double start = seconds();
     for (int call = 0; call < CALLS; call++) {
-        if (way == DIRECT) {
-            REQUIRE(nccl.all_reduce(input, output, count, NCCL_FLOAT32, NCCL_SUM, comm,
-                                    cuda_stream) == 0);
+        if (way != MLXD) {
+            direct(way, count);
         } else {
             must(mlxd_all_sum(world, input, output, count, MLXD_FLOAT32, stream));
         }
@@ -79,7 +95,7 @@ static void count_driver_calls(void) {
     if (mlxd_group_rank(world) == 0) {
         printf(
             "calls of the driver's by %d all_sum, beyond those of the measurement and NCCL: %ld\n",
-            CALLS, calls[MLXD] - calls[DIRECT]);
+            CALLS, calls[MLXD] - calls[NONBLOCKING]);
     }
 }
 
@@ -100,8 +116,14 @@ static void measure(size_t bytes, int rounds) {
         qsort(device[way], (size_t)rounds, sizeof(double), by_value);
     }
     if (mlxd_group_rank(world) == 0) {
-        printf("%10zu %12.2f %12.2f %12.2f %12.2f\n", bytes, host[DIRECT][rounds / 2],
-               host[MLXD][rounds / 2], device[DIRECT][rounds / 2], device[MLXD][rounds / 2]);
+        printf("%10zu", bytes);
+        for (int way = 0; way < WAYS; way++) {
+            printf(" %12.2f", host[way][rounds / 2]);
+        }
+        for (int way = 0; way < WAYS; way++) {
+            printf(" %12.2f", device[way][rounds / 2]);
+        }
+        printf("\n");
         fflush(stdout);
     }
 }
@@ -124,12 +146,15 @@ int main(void) {
     REQUIRE(stream != NULL);
     CUDA(cuda.event_create(&before, 0));
     CUDA(cuda.event_create(&after, 0));
-    direct_start();
+    comms[BLOCKING] = direct_start(true);
+    comms[NONBLOCKING] = direct_start(false);
     if (mlxd_group_rank(world) == 0) {
-        printf("%d ranks, microseconds a call%s\n%10s %12s %12s %12s %12s\n",
-               mlxd_group_size(world),
-               device_is_fake() ? " OF A STAND-IN, WHICH SAYS NOTHING ABOUT A GPU" : "", "bytes",
-               "host NCCL", "host mlxd", "device NCCL", "device mlxd");
+        printf(
+            "%d ranks, microseconds a call%s\n%10s %38s %38s\n%10s %12s %12s %12s %12s %12s %12s\n",
+            mlxd_group_size(world),
+            device_is_fake() ? " OF A STAND-IN, WHICH SAYS NOTHING ABOUT A GPU" : "", "", "host",
+            "device", "bytes", "blocking", "nonblocking", "mlxd", "blocking", "nonblocking",
+            "mlxd");
     }
     for (int s = 0; s < most; s++) {
         int rounds = device_is_fake() ? 20 : sizes[s] <= 1 << 20 ? MOST_ROUNDS : 40;
@@ -139,7 +164,9 @@ int main(void) {
         count_driver_calls();
     }
     must(mlxd_barrier(world, NULL));
-    REQUIRE(nccl.destroy(comm) == 0);
+    for (int way = 0; way < MLXD; way++) {
+        REQUIRE(nccl.destroy(comms[way]) == 0);
+    }
     mlxd_stream_free(stream);
     mlxd_group_free(world);
     return 0;

@@ -20,7 +20,7 @@ function(add_fake target folder file sources)
   target_link_libraries(${target} PRIVATE Threads::Threads m ${CMAKE_DL_LIBS})
 endfunction()
 
-set(fake_cuda_sources fake_cuda.c fake_streams.c)
+set(fake_cuda_sources fake_cuda.c fake_streams.c fake_copies.c)
 set(fake_nccl_sources fake_nccl.c fake_nccl_start.c fake_nccl_calls.c fake_nccl_ops.c)
 add_fake(fake_cuda "${fake_dir}" libcuda.so.1 "${fake_cuda_sources}")
 add_fake(fake_nccl "${fake_dir}" libnccl.so.2 "${fake_nccl_sources}")
@@ -76,7 +76,7 @@ endfunction()
 
 # Operations on 1 to 4 ranks; also where everything in NCCL goes on late and in other threads, and where
 # what is on a stream begins late.
-set(late "FAKE_NCCL_LAUNCH=always FAKE_NCCL_SLOW_MS=2 FAKE_NCCL_DELAY_US=300")
+set(late "FAKE_NCCL_SLOW_MS=2 FAKE_NCCL_DELAY_US=300")
 foreach(program reduce move streams arguments groups)
   foreach(ranks 1 2 3 4)
     add_nccl_test(${program}_${ranks} "${fake_dir}" "" nccl_${program} ${ranks})
@@ -95,6 +95,7 @@ foreach(program streams failures groups)
 endforeach()
 foreach(program reduce move)
   add_nccl_test(${program}_2_delayed "${fake_dir}" "FAKE_NCCL_DELAY_US=100" nccl_${program} 2)
+  add_nccl_test(${program}_2_at_once "${fake_dir}" "FAKE_NCCL_LAUNCH=first" nccl_${program} 2)
   add_nccl_test(${program}_2_checked "${fake_dir}" "MLXD_CHECK=1" nccl_${program} 2)
   # All ranks on one device, each with a host's name of its own, as on a machine with one GPU.
   add_nccl_test(${program}_3_one_device "${fake_dir}" "FAKE_NCCL_DEVICES=1" nccl_${program} 3)
@@ -185,7 +186,7 @@ foreach(code 6 99)
 endforeach()
 add_nccl_test(error_group_end "${fake_dir}" "FAKE_NCCL_RETURN=groupend:1:1" ${operation}
               "unhandled cuda error")
-add_nccl_test(error_query "${fake_dir}" "FAKE_NCCL_RETURN=asyncerror:6:3 FAKE_NCCL_LAUNCH=always"
+add_nccl_test(error_query "${fake_dir}" "FAKE_NCCL_RETURN=asyncerror:6:3"
               ${operation} "internal error")
 add_nccl_test(error_hang "${fake_dir}"
               "FAKE_NCCL_HANG=allreduce:3 FAKE_NCCL_RANK=0 MLXD_TIMEOUT_MS=1000"

@@ -1,13 +1,15 @@
 /* A stand-in for libcuda.so.1, for tests on machines without a GPU. Not CUDA: "devices" are host
  * memory and threads. It has the binary interface of the driver's functions that libmlxd and its
- * tests use, and is strict where CUDA is: memory of a device is not accessible to the host, streams
- * run later, contexts must be right, freed handles are refused, freeing memory waits for the
- * device.
+ * tests use, and is strict where CUDA is: memory of a device is not accessible to the host,
+ * streams run later, contexts must be right, freed handles are refused, freeing memory waits for
+ * the device. Settings, with what holds without them:
  *
- *     FAKE_NCCL_DEVICES      how many devices there are: 8, as long as this does not say otherwise
- *     FAKE_NCCL_CUDA_ERROR   "cuEventRecord:2:700": the second call of it returns 700 ("*": every
- * call) FAKE_NCCL_DELAY_US     each piece of work on a stream begins up to so many microseconds
- * late, so that what relies on being fast shows; 0
+ * FAKE_NCCL_DEVICES: how many devices there are; 8.
+ *
+ * FAKE_NCCL_CUDA_ERROR: "cuEventRecord:2:700" has the second call of it return 700, "*" every one.
+ *
+ * FAKE_NCCL_DELAY_US: each piece of work on a stream begins up to so many microseconds late, so
+ * that what relies on being fast shows; 0.
  *
  * CUDA_VISIBLE_DEVICES hides and orders devices as with CUDA (numbers only). What NCCL's stand-in
  * reads is told in fake_nccl.c. This file: devices, contexts, memory. */
@@ -32,8 +34,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* contexts and blocks 
 static _Thread_local CUcontext stack[MAX_STACK];
 static _Thread_local int depth;
 
-/* --- calls in general
- * ------------------------------------------------------------------------------ */
+/* ---- calls in general ---- */
 
 /* Counts calls by name, for FAKE_NCCL_CUDA_ERROR. */
 static CUresult injected(const char *name) {
@@ -154,8 +155,7 @@ EXPORT CUresult cuGetErrorString(CUresult error, const char **text) {
     return cuGetErrorName(error, text);
 }
 
-/* --- devices and contexts
- * -------------------------------------------------------------------------- */
+/* ---- devices and contexts ---- */
 
 EXPORT CUresult cuDeviceGetCount(int *count) {
     ENTER("cuDeviceGetCount", false);
@@ -279,13 +279,12 @@ EXPORT CUresult cuCtxGetDevice(CUdevice *device) {
 }
 
 EXPORT CUresult cuCtxSynchronize(void) {
-    ENTER("cuCtxSynchronize", true);
+    UNSAFE("cuCtxSynchronize", true);
     fake_device_idle(fake_current());
     return CUDA_SUCCESS;
 }
 
-/* --- memory
- * ---------------------------------------------------------------------------------------- */
+/* ---- memory ---- */
 
 /* Addresses of a device are reserved and never accessible; its bytes are `shift` bytes further on.
  */
@@ -388,7 +387,7 @@ static CUresult block_free(void *pointer, bool pinned) {
 }
 
 EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes) {
-    ENTER("cuMemAlloc", true);
+    UNSAFE("cuMemAlloc", true);
     void *memory = NULL;
     CUresult error = block_new(bytes, DEVICE, &memory);
     *pointer = (CUdeviceptr)(uintptr_t)memory;
@@ -407,17 +406,17 @@ EXPORT CUresult cuMemAllocManaged(CUdeviceptr *pointer, size_t bytes, unsigned f
 }
 
 EXPORT CUresult cuMemHostAlloc(void **pointer, size_t bytes, unsigned flags) {
-    ENTER("cuMemHostAlloc", true);
+    UNSAFE("cuMemHostAlloc", true);
     return (flags & ~7u) != 0 ? CUDA_ERROR_INVALID_VALUE : block_new(bytes, PINNED, pointer);
 }
 
 EXPORT CUresult cuMemFree_v2(CUdeviceptr pointer) {
-    ENTER("cuMemFree", true);
+    UNSAFE("cuMemFree", true);
     return pointer == 0 ? CUDA_SUCCESS : block_free((void *)(uintptr_t)pointer, false);
 }
 
 EXPORT CUresult cuMemFreeHost(void *pointer) {
-    ENTER("cuMemFreeHost", true);
+    UNSAFE("cuMemFreeHost", true);
     return pointer == NULL ? CUDA_SUCCESS : block_free(pointer, true);
 }
 

@@ -44,6 +44,41 @@ enum kind fake_kind(const void *pointer, size_t bytes, void **host, bool *fits);
 void fake_device_idle(CUcontext context);
 CUstream fake_legacy_new(CUcontext context);
 
+/* A place in a stream: reached when so much of its work is done. */
+struct place {
+    CUstream stream;
+    unsigned long number;
+};
+
+/* The stream of a handle, for threads with this context; NULL if it is none. */
+CUstream fake_stream(CUstream handle, CUcontext context);
+/* Puts work at a stream's end; on one that is being captured it never runs. */
+struct place fake_enqueue(CUstream stream, void (*work)(void *), void *argument);
+void fake_wait(struct place place);
+/* The stream of a handle, for new work: of the current context, and not in the way of a capture. */
+CUresult fake_stream_for_work(CUstream handle, CUstream *stream);
+/* For calls that no thread may make during a capture, unless it has said that it may: they end it.
+ */
+CUresult fake_unsafe(void);
+#define UNSAFE(name, context)            \
+    do {                                 \
+        ENTER(name, context);            \
+        CUresult unsafe = fake_unsafe(); \
+        if (unsafe != CUDA_SUCCESS) {    \
+            return unsafe;               \
+        }                                \
+    } while (0)
+
+/* A stream that work may be put on now. */
+#define STREAM(name, handle)                                   \
+    CUstream name;                                             \
+    do {                                                       \
+        CUresult usable = fake_stream_for_work(handle, &name); \
+        if (usable != CUDA_SUCCESS) {                          \
+            return usable;                                     \
+        }                                                      \
+    } while (0)
+
 extern _Thread_local bool fake_in_host_function;
 long fake_memory_live(void);
 long fake_contexts_live(void);

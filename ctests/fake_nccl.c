@@ -1,24 +1,34 @@
 /* A stand-in for libnccl.so.2, for tests on machines without a GPU. Not NCCL: it has the binary
  * interface of the functions that libmlxd uses, and moves bytes between processes of one machine
  * through Unix sockets, in the memory of the stand-in for CUDA's driver (fake_cuda.c). As with
- * NCCL, nonblocking communicators answer ncclInProgress until they are done, a group's work is put
- * on the stream by another thread then, work that waits for a lost rank waits until it is aborted,
- * two ranks on one device of one host (NCCL_HOSTID) are refused unless
+ * NCCL, nonblocking communicators answer ncclInProgress until they are done, their work is put on
+ * the stream by a thread of NCCL's then, work that waits for a lost rank waits until it is
+ * aborted, two ranks on one device of one host (NCCL_HOSTID) are refused unless
  * NCCL_MULTI_RANK_GPU_ENABLE=1, and a stream stays usable after an abort. What NCCL leaves
- * undefined ends the program with a message.
+ * undefined ends the program with a message. Settings, with what holds without them:
  *
- *     FAKE_NCCL_VERSION       what ncclGetVersion says: 22703
- *     FAKE_NCCL_LAUNCH        when calls on nonblocking communicators answer ncclInProgress:
- * "first", the first time that they need a peer; "always"; "never" FAKE_NCCL_SLOW_MS       how long
- * whatever is in progress stays so at least: 0 FAKE_NCCL_RANK          the settings below count on
- * this rank of a communicator only; all ranks FAKE_NCCL_RETURN        "allreduce:2:99": the second
- * all-reduce of the process returns 99. Others: version uniqueid init split allgather reducescatter
- * broadcast send recv groupend finalize destroy abort asyncerror; "*" for every one. It then does
- * nothing else FAKE_NCCL_HANG          "send:1": it never ends until it is aborted; also init,
- * split, finalize FAKE_NCCL_ASYNC_ERROR   "allgather:1:6": the same, and ncclCommGetAsyncError says
- * 6 FAKE_NCCL_INIT_ERROR    a code that every start of a communicator ends with, after a while
- *     FAKE_NCCL_PEER_DEATH    "error": a rank that is gone shows as ncclRemoteError; "hang": not at
- * all
+ * FAKE_NCCL_VERSION: what ncclGetVersion says; 22703.
+ *
+ * FAKE_NCCL_LAUNCH: when calls on nonblocking communicators answer ncclInProgress. "always", as
+ * from NCCL 2.26 on, is the default; "first", the first time that they need a peer, as before;
+ * "never".
+ *
+ * FAKE_NCCL_SLOW_MS: how long whatever is in progress stays so at least; 0.
+ *
+ * FAKE_NCCL_RANK: the settings below count on this rank of a communicator only; on all.
+ *
+ * FAKE_NCCL_RETURN: "allreduce:2:99" has the second all-reduce of the process return 99 and do
+ * nothing else, "*" every one. Others: version uniqueid init split allgather reducescatter
+ * broadcast send recv groupend finalize destroy abort asyncerror.
+ *
+ * FAKE_NCCL_HANG: "send:1" never ends until it is aborted; also init, split, finalize.
+ *
+ * FAKE_NCCL_ASYNC_ERROR: "allgather:1:6", the same, and ncclCommGetAsyncError says 6.
+ *
+ * FAKE_NCCL_INIT_ERROR: a code that every start of a communicator ends with, after a while.
+ *
+ * FAKE_NCCL_PEER_DEATH: "error" shows a rank that is gone as ncclRemoteError; "hang", the default,
+ * not at all.
  *
  * Tests that want a function to be missing load a variant of the library that was compiled without
  * it. This file: communicators and their ends; fake_nccl_start.c: their starts; fake_nccl_calls.c:
@@ -36,8 +46,7 @@ static ncclComm_t comms; /* never freed, so that one that has ended is known as 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char last_text[256];
 
-/* --- in general
- * ------------------------------------------------------------------------------------ */
+/* ---- in general ---- */
 
 const struct cuda *fake_cuda(void) {
     static struct cuda cuda;
@@ -193,8 +202,7 @@ void job_start(ncclComm_t comm, void (*work)(void *), void *argument) {
     pthread_attr_destroy(&attributes);
 }
 
-/* --- versions, ids, texts
- * -------------------------------------------------------------------------- */
+/* ---- versions, ids, texts ---- */
 
 EXPORT ncclResult_t ncclGetVersion(int *version) {
     static atomic_long calls;
@@ -234,8 +242,7 @@ EXPORT const char *ncclGetLastError(ncclComm_t comm) {
     return comm != NULL ? comm->text : last_text;
 }
 
-/* --- ends and facts
- * -------------------------------------------------------------------------------- */
+/* ---- ends and facts ---- */
 
 EXPORT ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state) {
     static atomic_long calls;

@@ -93,9 +93,10 @@ static int launch_start(struct launch *launch) {
     ncclComm_t comm = launch->comm;
     const char *when = getenv("FAKE_NCCL_LAUNCH");
     bool first = is_first(launch);
-    bool late = when != NULL && strcmp(when, "always") == 0  ? true
-                : when != NULL && strcmp(when, "never") == 0 ? false
-                                                             : first;
+    bool late = when == NULL || strcmp(when, "never") != 0;
+    if (when != NULL && strcmp(when, "first") == 0) {
+        late = first;
+    }
     if (comm->blocking || !late) {
         return put_on_stream(launch);
     }

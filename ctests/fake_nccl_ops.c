@@ -14,8 +14,7 @@
 
 #include "fake_settings.h"
 
-/* --- messages
- * -------------------------------------------------------------------------------------- */
+/* ---- messages ---- */
 
 struct header {
     int32_t kind, type, reduction, root;
@@ -214,8 +213,7 @@ bool traffic_run(struct traffic *traffic) {
     return done;
 }
 
-/* --- numbers
- * --------------------------------------------------------------------------------------- */
+/* ---- numbers ---- */
 
 size_t type_size(int type) {
     static const size_t sizes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
@@ -315,8 +313,7 @@ void reduce(void *into, const void *from, size_t count, int type, int reduction)
     }
 }
 
-/* --- operations
- * ------------------------------------------------------------------------------------ */
+/* ---- operations ---- */
 
 /* Where a kernel finds this memory; a kernel that reaches beyond CUDA's own memory would be ended.
  */

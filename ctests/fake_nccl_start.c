@@ -152,8 +152,7 @@ static int meet(ncclComm_t comm) {
     return result == ncclSuccess ? compare(comm) : result;
 }
 
-/* --- starts
- * ---------------------------------------------------------------------------------------- */
+/* ---- starts ---- */
 
 /* NULL: the defaults. A structure of another version counts as far as it goes. */
 static int config_blocking(const ncclConfig_t *config, bool *blocking) {

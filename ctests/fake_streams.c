@@ -9,12 +9,6 @@
 
 #include "fake_settings.h"
 
-/* A place in a stream: reached when so much of its work is done. */
-struct place {
-    CUstream stream;
-    unsigned long number;
-};
-
 struct task {
     void (*work)(void *);
     void *argument;
@@ -27,6 +21,8 @@ struct CUstream_st {
     CUcontext context;
     bool blocking;
     bool live; /* not destroyed; what was queued before is done nevertheless */
+    bool captured, spoilt;
+    CUstreamCaptureMode mode; /* of its capture */
     unsigned long queued, done;
     struct task *first, *last;
     CUstream next;
@@ -34,7 +30,7 @@ struct CUstream_st {
 
 struct CUevent_st {
     CUcontext context;
-    bool live, timed;
+    bool live, timed, captured;
     struct place at; /* of no stream before it is recorded */
     struct timespec reached;
     CUevent next;
@@ -136,7 +132,7 @@ CUstream fake_legacy_new(CUcontext context) {
 
 /* The stream of a handle; NULL if it is none. The thread's own default stream is made when it is
  * used. */
-static CUstream stream_of(CUstream handle, CUcontext context) {
+CUstream fake_stream(CUstream handle, CUcontext context) {
     static _Thread_local CUstream own;
     if (handle == NULL || handle == CU_STREAM_LEGACY) {
         return context->legacy;
@@ -194,14 +190,17 @@ static struct place enqueue_locked(CUstream stream, void (*work)(void *), void *
     return (struct place){stream, stream->queued};
 }
 
-static struct place enqueue(CUstream stream, void (*work)(void *), void *argument) {
+struct place fake_enqueue(CUstream stream, void (*work)(void *), void *argument) {
     pthread_mutex_lock(&lock);
-    struct place place = enqueue_locked(stream, work, argument, (struct place){NULL, 0});
+    struct place place = {NULL, 0};
+    if (!stream->captured) {
+        place = enqueue_locked(stream, work, argument, place);
+    }
     pthread_mutex_unlock(&lock);
     return place;
 }
 
-static void wait_for(struct place place) {
+void fake_wait(struct place place) {
     pthread_mutex_lock(&lock);
     while (!reached(place)) {
         pthread_cond_wait(&moved, &lock);
@@ -220,26 +219,113 @@ void fake_device_idle(CUcontext context) {
     pthread_mutex_unlock(&lock);
 }
 
-/* A stream that work may be put on now: of the context that is current. */
-#define STREAM(name, handle)                                   \
-    CUstream name = stream_of(handle, fake_current());         \
-    do {                                                       \
-        if (name == NULL || name->context != fake_current()) { \
-            return CUDA_ERROR_INVALID_HANDLE;                  \
-        }                                                      \
-    } while (0)
+/* ---- captures ---- */
 
-/* --- streams
- * --------------------------------------------------------------------------------------- */
+/* What a graph would hold is not kept: work that is put on a captured stream never runs. */
+static _Thread_local CUstreamCaptureMode thread_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+
+/* Captures that such a call ends; whether there were any. With the lock held. */
+static bool spoil(CUcontext blocking_of, bool global_only) {
+    bool any = false;
+    for (CUstream stream = streams; stream != NULL; stream = stream->next) {
+        bool in_the_way =
+            stream->captured &&
+            (blocking_of == NULL || (stream->blocking && stream->context == blocking_of)) &&
+            (!global_only || stream->mode == CU_STREAM_CAPTURE_MODE_GLOBAL);
+        stream->spoilt = stream->spoilt || in_the_way;
+        any = any || in_the_way;
+    }
+    return any;
+}
+
+CUresult fake_unsafe(void) {
+    pthread_mutex_lock(&lock);
+    bool spoilt = thread_mode == CU_STREAM_CAPTURE_MODE_GLOBAL && spoil(NULL, true);
+    pthread_mutex_unlock(&lock);
+    return spoilt ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
+}
+
+CUresult fake_stream_for_work(CUstream handle, CUstream *stream) {
+    *stream = fake_stream(handle, fake_current());
+    if (*stream == NULL || (*stream)->context != fake_current()) {
+        return CUDA_ERROR_INVALID_HANDLE;
+    }
+    pthread_mutex_lock(&lock);
+    bool spoilt = *stream == fake_current()->legacy && spoil(fake_current(), false);
+    pthread_mutex_unlock(&lock);
+    return spoilt ? CUDA_ERROR_STREAM_CAPTURE_IMPLICIT : CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode) {
+    ENTER("cuThreadExchangeStreamCaptureMode", false);
+    CUstreamCaptureMode before = thread_mode;
+    thread_mode = *mode;
+    *mode = before;
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus *status) {
+    ENTER("cuStreamIsCapturing", true);
+    CUstream stream = fake_stream(handle, fake_current());
+    bool implicit = false;
+    if (stream == NULL) {
+        return CUDA_ERROR_INVALID_HANDLE;
+    }
+    pthread_mutex_lock(&lock);
+    for (CUstream other = streams; other != NULL; other = other->next) {
+        implicit = implicit || (stream == stream->context->legacy && other->captured &&
+                                other->blocking && other->context == stream->context);
+    }
+    *status = !stream->captured ? CU_STREAM_CAPTURE_STATUS_NONE
+              : stream->spoilt  ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
+                                : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+    pthread_mutex_unlock(&lock);
+    return implicit ? CUDA_ERROR_STREAM_CAPTURE_IMPLICIT : CUDA_SUCCESS;
+}
+
+#undef cuStreamBeginCapture
+EXPORT CUresult cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode mode) {
+    ENTER("cuStreamBeginCapture", true);
+    CUstream stream = fake_stream(handle, fake_current());
+    if (stream == NULL || stream == stream->context->legacy || stream->captured) {
+        return CUDA_ERROR_INVALID_HANDLE;
+    }
+    pthread_mutex_lock(&lock);
+    stream->captured = true;
+    stream->spoilt = false;
+    stream->mode = mode;
+    pthread_mutex_unlock(&lock);
+    return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuStreamEndCapture(CUstream handle, CUgraph *graph) {
+    static int empty;
+    ENTER("cuStreamEndCapture", true);
+    CUstream stream = fake_stream(handle, fake_current());
+    if (stream == NULL || !stream->captured) {
+        return CUDA_ERROR_INVALID_HANDLE;
+    }
+    pthread_mutex_lock(&lock);
+    stream->captured = false;
+    bool spoilt = stream->spoilt;
+    pthread_mutex_unlock(&lock);
+    *graph = spoilt ? NULL : (CUgraph)&empty;
+    return spoilt ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS;
+}
+
+/* ---- streams ---- */
 
 EXPORT CUresult fake_cuda_enqueue(int device, CUstream handle, void (*work)(void *),
                                   void *argument) {
     CUcontext context = fake_context(device);
-    CUstream stream = context != NULL ? stream_of(handle, context) : NULL;
+    CUstream stream = context != NULL ? fake_stream(handle, context) : NULL;
     if (stream == NULL || stream->context != context) {
         return CUDA_ERROR_INVALID_HANDLE;
     }
-    enqueue(stream, work, argument);
+    if (stream->captured) {
+        fake_misuse("NCCL", "a stream that is being captured (the stand-in cannot)");
+    }
+    fake_enqueue(stream, work, argument);
     return CUDA_SUCCESS;
 }
 
@@ -254,7 +340,7 @@ EXPORT CUresult cuStreamCreate(CUstream *stream, unsigned flags) {
 
 EXPORT CUresult cuStreamDestroy_v2(CUstream handle) {
     ENTER("cuStreamDestroy", true);
-    if ((uintptr_t)handle <= 2 || stream_of(handle, fake_current()) == NULL) {
+    if ((uintptr_t)handle <= 2 || fake_stream(handle, fake_current()) == NULL) {
         return CUDA_ERROR_INVALID_HANDLE;
     }
     pthread_mutex_lock(&lock);
@@ -265,8 +351,8 @@ EXPORT CUresult cuStreamDestroy_v2(CUstream handle) {
 }
 
 EXPORT CUresult cuStreamQuery(CUstream handle) {
-    ENTER("cuStreamQuery", true);
-    CUstream stream = stream_of(handle, fake_current());
+    UNSAFE("cuStreamQuery", true);
+    CUstream stream = fake_stream(handle, fake_current());
     if (stream == NULL) {
         return CUDA_ERROR_INVALID_HANDLE;
     }
@@ -283,40 +369,22 @@ EXPORT CUresult cuStreamQuery(CUstream handle) {
 }
 
 EXPORT CUresult cuStreamSynchronize(CUstream handle) {
-    ENTER("cuStreamSynchronize", true);
-    CUstream stream = stream_of(handle, fake_current());
+    UNSAFE("cuStreamSynchronize", true);
+    CUstream stream = fake_stream(handle, fake_current());
     if (stream == NULL) {
         return CUDA_ERROR_INVALID_HANDLE;
     }
-    wait_for(enqueue(stream, NULL, NULL));
+    fake_wait(fake_enqueue(stream, NULL, NULL));
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuStreamGetCtx(CUstream handle, CUcontext *context) {
     ENTER("cuStreamGetCtx", true);
-    CUstream stream = stream_of(handle, fake_current());
+    CUstream stream = fake_stream(handle, fake_current());
     if (stream == NULL) {
         return CUDA_ERROR_INVALID_HANDLE;
     }
     *context = stream->context;
-    return CUDA_SUCCESS;
-}
-
-/* Nothing is ever captured here; a thread's mode is only remembered. */
-EXPORT CUresult cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus *status) {
-    ENTER("cuStreamIsCapturing", true);
-    if (stream_of(handle, fake_current()) == NULL) {
-        return CUDA_ERROR_INVALID_HANDLE;
-    }
-    *status = CU_STREAM_CAPTURE_STATUS_NONE;
-    return CUDA_SUCCESS;
-}
-
-EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode) {
-    static _Thread_local CUstreamCaptureMode now = CU_STREAM_CAPTURE_MODE_GLOBAL;
-    CUstreamCaptureMode before = now;
-    now = *mode;
-    *mode = before;
     return CUDA_SUCCESS;
 }
 
@@ -346,12 +414,11 @@ EXPORT CUresult cuLaunchHostFunc(CUstream handle, CUhostFn function, void *user_
         return CUDA_ERROR_INVALID_VALUE;
     }
     *call = (struct host_function){function, user_data};
-    enqueue(stream, run_host_function, call);
+    fake_enqueue(stream, run_host_function, call);
     return CUDA_SUCCESS;
 }
 
-/* --- events
- * ---------------------------------------------------------------------------------------- */
+/* ---- events ---- */
 
 static bool is_event(CUevent handle) {
     pthread_mutex_lock(&lock);
@@ -407,31 +474,34 @@ EXPORT CUresult cuEventRecord(CUevent event, CUstream handle) {
         return CUDA_ERROR_INVALID_HANDLE;
     }
     pthread_mutex_lock(&lock);
-    event->at = enqueue_locked(stream, note_time, event, (struct place){NULL, 0});
+    event->captured = stream->captured;
+    if (!stream->captured) {
+        event->at = enqueue_locked(stream, note_time, event, (struct place){NULL, 0});
+    }
     pthread_mutex_unlock(&lock);
     return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuEventQuery(CUevent event) {
-    ENTER("cuEventQuery", false); /* the one call on events that needs no context */
+    UNSAFE("cuEventQuery", false); /* the one call on events that needs no context */
     if (!is_event(event)) {
         return CUDA_ERROR_INVALID_HANDLE;
     }
     pthread_mutex_lock(&lock);
-    bool past = reached(event->at);
+    bool past = reached(event->at), captured = event->captured;
     pthread_mutex_unlock(&lock);
-    return past ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+    return captured ? CUDA_ERROR_CAPTURED_EVENT : past ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
 EXPORT CUresult cuEventSynchronize(CUevent event) {
-    ENTER("cuEventSynchronize", true);
+    UNSAFE("cuEventSynchronize", true);
     if (!is_event(event)) {
         return CUDA_ERROR_INVALID_HANDLE;
     }
     pthread_mutex_lock(&lock);
     struct place at = event->at;
     pthread_mutex_unlock(&lock);
-    wait_for(at);
+    fake_wait(at);
     return CUDA_SUCCESS;
 }
 
@@ -457,170 +527,11 @@ EXPORT CUresult cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flags
         return CUDA_ERROR_INVALID_HANDLE;
     }
     pthread_mutex_lock(&lock);
-    enqueue_locked(stream, NULL, NULL, event->at);
+    if (!stream->captured) {
+        enqueue_locked(stream, NULL, NULL, event->at);
+    }
     pthread_mutex_unlock(&lock);
     return CUDA_SUCCESS;
-}
-
-/* --- copies
- * ---------------------------------------------------------------------------------------- */
-
-struct copy {
-    void *to;
-    const void *from;
-    size_t bytes;
-    void *staged; /* what `from` held at the call, if that was ordinary memory */
-};
-
-static void run_copy(void *argument) {
-    struct copy *copy = argument;
-    memmove(copy->to, copy->staged != NULL ? copy->staged : copy->from, copy->bytes);
-    free(copy->staged);
-    free(copy);
-}
-
-/* As the driver does: from ordinary host memory the bytes are taken at once, to it they have come
- * when the call returns; all else goes on behind the call. */
-static CUresult copy_start(const void *to, const void *from, size_t bytes, CUstream stream,
-                           bool wait) {
-    void *target, *source;
-    bool target_fits, source_fits;
-    enum kind target_kind = fake_kind(to, bytes, &target, &target_fits);
-    enum kind source_kind = fake_kind(from, bytes, &source, &source_fits);
-    if (!target_fits || !source_fits) {
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-    if (bytes == 0) {
-        return CUDA_SUCCESS;
-    }
-    struct copy *copy = calloc(1, sizeof *copy);
-    void *staged = source_kind == PAGEABLE ? malloc(bytes) : NULL;
-    if (copy == NULL || (source_kind == PAGEABLE && staged == NULL)) {
-        free(copy);
-        free(staged);
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    }
-    if (staged != NULL) {
-        memcpy(staged, source, bytes);
-    }
-    *copy = (struct copy){target, source, bytes, staged};
-    struct place place = enqueue(stream, run_copy, copy);
-    if (wait || target_kind == PAGEABLE) {
-        wait_for(place);
-    }
-    return CUDA_SUCCESS;
-}
-
-static bool is_cuda(const void *pointer) {
-    void *host;
-    bool fits;
-    return fake_kind(pointer, 0, &host, &fits) != PAGEABLE;
-}
-
-static bool is_device_only(const void *pointer) {
-    void *host;
-    bool fits;
-    return fake_kind(pointer, 0, &host, &fits) == DEVICE;
-}
-
-#define AT(pointer) ((void *)(uintptr_t)(pointer))
-
-EXPORT CUresult cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream handle) {
-    ENTER("cuMemcpyAsync", true);
-    STREAM(stream, handle);
-    return copy_start(AT(to), AT(from), bytes, stream, false);
-}
-
-static CUresult copy_in(CUdeviceptr to, const void *from, size_t bytes, CUstream stream,
-                        bool wait) {
-    if (bytes != 0 && (!is_cuda(AT(to)) || is_device_only(from))) {
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-    return copy_start(AT(to), from, bytes, stream, wait);
-}
-
-static CUresult copy_out(void *to, CUdeviceptr from, size_t bytes, CUstream stream, bool wait) {
-    if (bytes != 0 && (!is_cuda(AT(from)) || is_device_only(to))) {
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-    return copy_start(to, AT(from), bytes, stream, wait);
-}
-
-EXPORT CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t bytes,
-                                     CUstream handle) {
-    ENTER("cuMemcpyHtoDAsync", true);
-    STREAM(stream, handle);
-    return copy_in(to, from, bytes, stream, false);
-}
-
-EXPORT CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, size_t bytes, CUstream handle) {
-    ENTER("cuMemcpyDtoHAsync", true);
-    STREAM(stream, handle);
-    return copy_out(to, from, bytes, stream, false);
-}
-
-EXPORT CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes,
-                                     CUstream handle) {
-    ENTER("cuMemcpyDtoDAsync", true);
-    STREAM(stream, handle);
-    if (bytes != 0 && (!is_cuda(AT(to)) || !is_cuda(AT(from)))) {
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-    return copy_start(AT(to), AT(from), bytes, stream, false);
-}
-
-EXPORT CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void *from, size_t bytes) {
-    ENTER("cuMemcpyHtoD", true);
-    return copy_in(to, from, bytes, fake_current()->legacy, true);
-}
-
-EXPORT CUresult cuMemcpyDtoH_v2(void *to, CUdeviceptr from, size_t bytes) {
-    ENTER("cuMemcpyDtoH", true);
-    return copy_out(to, from, bytes, fake_current()->legacy, true);
-}
-
-struct fill {
-    void *to;
-    size_t bytes;
-    int value;
-};
-
-static void run_fill(void *argument) {
-    struct fill *fill = argument;
-    memset(fill->to, fill->value, fill->bytes);
-    free(fill);
-}
-
-static CUresult fill_start(CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream,
-                           struct place *place) {
-    void *target = fake_cuda_memory(AT(to), bytes);
-    struct fill *fill = malloc(sizeof *fill);
-    if (bytes != 0 && target == NULL) {
-        free(fill);
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-    if (fill == NULL) {
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    }
-    *fill = (struct fill){target, bytes != 0 ? bytes : 0, value};
-    *place = enqueue(stream, run_fill, fill);
-    return CUDA_SUCCESS;
-}
-
-EXPORT CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes,
-                                CUstream handle) {
-    ENTER("cuMemsetD8Async", true);
-    STREAM(stream, handle);
-    struct place place;
-    return fill_start(to, value, bytes, stream, &place);
-}
-
-EXPORT CUresult cuMemsetD8_v2(CUdeviceptr to, unsigned char value, size_t bytes) {
-    ENTER("cuMemsetD8", true);
-    struct place place = {NULL, 0};
-    CUresult error = fill_start(to, value, bytes, fake_current()->legacy, &place);
-    wait_for(place);
-    return error;
 }
 
 EXPORT long fake_cuda_live(const char *what) {

@@ -215,8 +215,7 @@ static int rank_main(nccl_id id) {
     return check_finish("nccl_premises");
 }
 
-/* --- wrong use that only the stand-ins notice
- * -------------------------------------------------------- */
+/* ---- wrong use that only the stand-ins notice ---- */
 
 enum misuse { HOST_POINTER, TOO_SHORT, ABORT_TWICE, USE_AFTER_ABORT, HOST_TOUCHES_DEVICE, MISUSES };
 

@@ -28,8 +28,7 @@ static void check_works(mlxd_group *world, int32_t *memory) {
     CHECK(sum == size * (size + 1) / 2);
 }
 
-/* --- threads
- * ---------------------------------------------------------------------------------------- */
+/* ---- threads ---- */
 
 struct thread_rank {
     int rank, size;
@@ -87,8 +86,7 @@ static int in_threads(int size) {
     return check_finish("nccl_process threads");
 }
 
-/* --- ends and children
- * ------------------------------------------------------------------------------ */
+/* ---- ends and children ---- */
 
 /* Nothing is freed: the exit status must be that of main nevertheless. */
 static void left_open(void) {

@@ -43,8 +43,7 @@ static mlxd_group *started(mlxd_group *world) {
     return world;
 }
 
-/* --- not here
- * --------------------------------------------------------------------------------------- */
+/* ---- not here ---- */
 
 static void refused(char **words) {
     CHECK(!mlxd_is_available("nccl"));
@@ -89,8 +88,7 @@ static int real(void) {
     return check_finish("nccl_start real");
 }
 
-/* --- one rank
- * --------------------------------------------------------------------------------------- */
+/* ---- one rank ---- */
 
 static void check_copies(mlxd_group *group) {
     unsigned char in[4096], out[4096];
@@ -163,8 +161,7 @@ static void alone(void) {
     mlxd_group_free(world);
 }
 
-/* --- several
- * ---------------------------------------------------------------------------------------- */
+/* ---- several ---- */
 
 /* Without a context the device is chosen by local rank: were it always the same, NCCL would refuse.
  */
@@ -254,8 +251,7 @@ static void by_all_gather(int size) {
     mlxd_group_free(world);
 }
 
-/* --- nothing stays
- * ---------------------------------------------------------------------------------- */
+/* ---- nothing stays ---- */
 
 static long entries(const char *folder) {
     DIR *all = opendir(folder);
