@@ -38,7 +38,7 @@ add_fake(fake_nccl_named "${fake_dir}_named" libother-nccl.so "${fake_nccl_sourc
 # --- programs --------------------------------------------------------------------------------------
 
 foreach(program nccl_premises nccl_reduce nccl_move nccl_streams nccl_arguments nccl_groups nccl_failures
-                nccl_lost nccl_errors nccl_start nccl_process nccl_mismatch)
+                nccl_lost nccl_errors nccl_start nccl_process nccl_mismatch nccl_capture)
   add_test_program(${program} mlxd::mlxd ${program}.c)
   target_link_libraries(${program} PRIVATE ${CMAKE_DL_LIBS})
 endforeach()
@@ -141,6 +141,10 @@ foreach(ranks 2 3)
   foreach(way checked unchecked)
     add_nccl_test(mismatch_${ranks}_${way} "${fake_dir}" "" nccl_mismatch ${ranks} ${way})
   endforeach()
+endforeach()
+foreach(ranks 1 2)
+  add_nccl_test(capture_${ranks} "${fake_dir}" "" nccl_capture ${ranks})
+  add_gpu_test(capture_${ranks} nccl_capture ${ranks})
 endforeach()
 # Only where the calls are compared first: what they do to real NCCL is not to be tried.
 add_gpu_test(mismatch_2 nccl_mismatch 2 checked)

@@ -134,6 +134,15 @@ static void streams_of_the_wrong_kind(mlxd_group *ring) {
     }
     mlxd_stream_free(queue);
     check_whole(world, device, output, true);
+    /* A stream for each thread is none for the library's and NCCL's threads: refused, here or
+     * there. */
+    mlxd_stream *per_thread = mlxd_stream_from_cuda((void *)2);
+    if (per_thread != NULL) {
+        CHECK_INVALID(mlxd_all_sum(world, device, output, 1, MLXD_INT32, per_thread));
+    }
+    CHECK(mlxd_last_status() == MLXD_ERROR_INVALID_ARGUMENT);
+    mlxd_stream_free(per_thread);
+    check_whole(world, device, output, true);
 }
 
 static void other_arguments(void) {

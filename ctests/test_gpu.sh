@@ -20,7 +20,7 @@ expect() {
 }
 
 cd /
-expect 0 "7 tests passed, 0 failed, 0 skipped" "$folder/pack/test-gpu" --stand-in --only _1
+expect 0 "8 tests passed, 0 failed, 0 skipped" "$folder/pack/test-gpu" --stand-in --only _1
 expect 0 "STAND-IN: no GPU" "$folder/pack/test-gpu" --stand-in --only arguments_2
 FAKE_NCCL_RETURN="allreduce:2:1" expect 1 "1 failed" "$folder/pack/test-gpu" --stand-in \
     --only arguments_2
