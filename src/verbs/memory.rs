@@ -1,6 +1,6 @@
 //! Memory that a device may read and write.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ impl Memory {
         let (functions, address) = (device.functions, mapping.base.cast::<c_void>());
         // SAFETY: the protection domain is there as long as the device; the mapping is ours.
         let region = NonNull::new(unsafe {
-            (functions.reg_mr)(device.pd.as_ptr(), address, len, IBV_ACCESS_LOCAL_WRITE)
+            (functions.reg_mr)(device.pd.as_ptr(), address, len, IBV_ACCESS_LOCAL_WRITE as c_int)
         });
         let Some(region) = region else {
             let e = std::io::Error::last_os_error();
