@@ -123,11 +123,18 @@ int main(void) {
             size_t count = test_counts[c];
             for (int variant = 0; variant < 2; variant++) {
                 mlxd_stream *stream = variant != 0 ? queue : NULL;
-                hash = all_gather(dtype, count, false, stream, hash);
-                hash = all_gather(dtype, count, true, stream, hash);
-                all_to_all(dtype, count, stream);
+                for (int in_place = 0; in_place < 2; in_place++) {
+                    if (next_round()) {
+                        hash = all_gather(dtype, count, in_place != 0, stream, hash);
+                    }
+                }
+                if (next_round()) {
+                    all_to_all(dtype, count, stream);
+                }
                 for (int root = 0; root < size; root++) {
-                    hash = broadcast(dtype, count, root, stream, hash);
+                    if (next_round()) {
+                        hash = broadcast(dtype, count, root, stream, hash);
+                    }
                 }
             }
         }
