@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::backend::mpi::{self, Mpi};
-use crate::backend::{Limits, ring::Ring};
+use crate::backend::{Limits, ring};
 use crate::config::Settings;
 use crate::error::{Error, Result, Status, fail};
 use crate::group::Group;
@@ -192,7 +192,7 @@ fn attempt_ring(process: &Process, settings: &Settings) -> Result<Attempt> {
         return Ok(Attempt::Started(Group::alone("ring", limits, archive)?));
     }
     let scene = format!("rank {} of {}", plan.rank, plan.size);
-    let ring = Ring::start(&plan, &process.reactor).map_err(|e| e.at(scene))?;
+    let ring = ring::start(&plan, &process.reactor).map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(ring), limits, archive)?))
 }
 
