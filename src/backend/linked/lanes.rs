@@ -1,18 +1,47 @@
 //! Lanes: the connections to another rank, made when they are first needed.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::Linked;
-use super::fabric::{Lane, Rings};
+use super::fabric::{Fabric, Lane, Rings};
 use crate::collective::links::{Links, Way};
-use crate::control::{LaneKey, Purpose};
+use crate::control::{LaneKey, Purpose, World};
 use crate::error::Result;
 use crate::transport::Link;
-use crate::transport::late::LateLink;
-use crate::wait::Deadline;
+use crate::transport::late::{Arrival, LateLink};
+use crate::wait::{Deadline, Wake};
 
 /// All connections to a peer for one purpose.
 pub type Lanes = Vec<Box<dyn Link>>;
+
+/// A lane that a peer calls.
+struct Call {
+    world: Arc<World>,
+    key: LaneKey,
+    /// Woken when it may be there.
+    wake: Arc<Wake>,
+    fabric: Arc<dyn Fabric>,
+    /// Until it is there.
+    lane: Option<Lane>,
+}
+
+impl Arrival for Call {
+    fn look(&mut self) -> Result<Option<Box<dyn Link>>> {
+        // First: what comes after the look wakes again.
+        self.wake.clear();
+        let stream = self.world.take_lane(self.key).map_err(|e| {
+            let name = self.lane.as_ref().map_or("nobody", |lane| &lane.name);
+            e.at(format_args!("no connection from {name}"))
+        })?;
+        let Some(stream) = stream else { return Ok(None) };
+        self.lane.take().map(|lane| self.fabric.link(stream, lane)).transpose()
+    }
+
+    fn bell(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
 
 impl Linked {
     /// Connects those of `peers` that are not: the lower rank calls.
@@ -55,17 +84,10 @@ impl Linked {
             .map(|number| {
                 let key = self.key(peer, purpose, number);
                 let wake = self.world.expect_lane(key)?;
-                let (world, fabric) = (Arc::clone(&self.world), Arc::clone(&self.fabric));
-                let mut lane = Some(self.lane(peer, purpose, number, Way::In));
-                let arrive = move || {
-                    let stream = world.take_lane(key).map_err(|e| {
-                        let name = lane.as_ref().map_or("", |lane| &lane.name);
-                        e.at(format_args!("no connection from {name}"))
-                    })?;
-                    let Some(stream) = stream else { return Ok(None) };
-                    lane.take().map(|lane| fabric.link(stream, lane)).transpose()
-                };
-                Ok(Box::new(LateLink::new(Box::new(arrive), wake)) as Box<dyn Link>)
+                let (world, fabric) = ((**self.world).clone(), Arc::clone(&self.fabric));
+                let lane = Some(self.lane(peer, purpose, number, Way::In));
+                let call = Call { world, key, wake, fabric, lane };
+                Ok(Box::new(LateLink::new(Box::new(call))) as Box<dyn Link>)
             })
             .collect()
     }
