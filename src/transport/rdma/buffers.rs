@@ -88,7 +88,7 @@ impl Slabs {
         let buffer = Buffer { slab: (id >> 16) as u16, place: id as u16 };
         let slab = self.slabs.get(usize::from(buffer.slab));
         if buffer.id() != id
-            || !slab.is_some_and(|slab| usize::from(buffer.place) < slab.len() / BUFFER)
+            || slab.is_none_or(|slab| usize::from(buffer.place) >= slab.len() / BUFFER)
         {
             fail!(Internal, "the receive {id} completed, but was never posted");
         }

@@ -39,8 +39,8 @@ impl Wire {
         if let Some(end) = &state.end {
             return Err(end.clone());
         }
-        if state.left {
-            fail!(PeerLost, "{} has left", self.name);
+        if state.is_over() {
+            fail!(PeerLost, "connection to {} closed", self.name);
         }
         let requests = match state.slabs.promise(&self.device, ways.receives()) {
             Ok(Some(requests)) => requests,
@@ -121,10 +121,11 @@ impl Wire {
         if let Err(e) = self.give_credits_back(state, number) {
             self.fail(state, e);
         }
+        let over = state.is_over();
         let free = &mut state.rooms;
         let Some(channel) = state.channels.get_mut(&number) else { return Standing::Closed };
         landed.append(&mut channel.landed);
-        let open = !channel.closed && !state.left;
+        let open = !channel.closed && !over;
         if open && channel.peer.is_some() && state.end.is_none() {
             while rooms.len() < wanted && channel.credits > 0 {
                 let Some(room) = free.take() else { break };
@@ -171,12 +172,11 @@ impl Wire {
             self.fail(state, e);
         }
         self.look(state);
-        let free = state.rooms.free();
+        let (free, over) = (state.rooms.free(), state.end.is_some() || state.is_over());
         let Some(channel) = state.channels.get_mut(&number) else { return false };
         let can_send = sends && channel.credits > 0 && channel.peer.is_some();
         let can_receive = receives && !channel.landed.is_empty();
-        let over = state.end.is_some() || state.left || channel.closed;
-        if can_receive || over || ((can_send || due) && free > 0) {
+        if can_receive || over || channel.closed || ((can_send || due) && free > 0) {
             return false;
         }
         channel.asleep = true;
@@ -234,7 +234,7 @@ impl Wire {
         self.check(completion)?;
         let buffer = state.slabs.landed(completion.wr_id)?;
         let (bytes, length) = (state.slabs.bytes(buffer), completion.byte_len as usize);
-        if length < HEADER_BYTES || length > HEADER_BYTES + PAYLOAD {
+        if !(HEADER_BYTES..=HEADER_BYTES + PAYLOAD).contains(&length) {
             fail!(Internal, "a message of {length} bytes came from {}", self.name);
         }
         // SAFETY: the device has written so many bytes there, and the buffer is this thread's now.
@@ -332,7 +332,7 @@ impl Wire {
     fn close_all(&self, state: &mut State) -> Result<()> {
         while let Some(number) = state.closing.last().copied() {
             let known = state.channels.get(&number).is_some_and(|channel| channel.peer.is_some());
-            if known && !state.left {
+            if known && !state.is_over() {
                 let Some(room) = state.rooms.take() else { return Ok(()) };
                 self.send(state, number, Kind::Close, &[(room, 0)])?;
             }
@@ -346,9 +346,10 @@ impl Wire {
 
     /// The last message of all.
     pub(super) fn goodbye(&self, state: &mut State) {
-        if state.left || state.end.is_some() {
+        if state.is_over() || state.end.is_some() {
             return;
         }
+        state.said = true;
         let sent = match state.rooms.take() {
             Some(room) => self.send(state, 0, Kind::Goodbye, &[(room, 0)]),
             None => Ok(()),
@@ -400,7 +401,8 @@ impl Wire {
     /// Tells the peer of buffers that were read, if they are many and nothing else told it.
     fn give_credits_back(&self, state: &mut State, number: u32) -> Result<()> {
         let Some(channel) = state.channels.get(&number) else { return Ok(()) };
-        let idle = channel.peer.is_none() || channel.closed || state.left || state.end.is_some();
+        let idle =
+            channel.peer.is_none() || channel.closed || state.is_over() || state.end.is_some();
         if channel.untold < CREDITS_DUE || idle {
             return Ok(());
         }
@@ -452,6 +454,11 @@ impl Wire {
 }
 
 impl State {
+    /// Whether either end has said goodbye: nothing more is sent.
+    fn is_over(&self) -> bool {
+        self.left || self.said
+    }
+
     /// These buffers are posted again soon.
     fn repost(&mut self, buffers: &mut dyn Iterator<Item = Buffer>) {
         for buffer in buffers {

@@ -42,8 +42,9 @@ pub(super) struct State {
     /// Messages sent and received.
     pub(super) sent: u32,
     pub(super) heard: u32,
-    /// Whether the peer has said goodbye.
+    /// Whether the peer has said goodbye, and this end.
     pub(super) left: bool,
+    pub(super) said: bool,
     /// Why it is of no more use.
     pub(super) end: Option<Error>,
     /// Receives to post again.
@@ -78,6 +79,7 @@ impl Stub {
             sent: 0,
             heard: 0,
             left: false,
+            said: false,
             end: None,
             reposts: Vec::new(),
             closing: Vec::new(),
@@ -93,6 +95,11 @@ impl Stub {
         let first_packet =
             getrandom::u32().map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
         Ok(Stub { pair, device: device.clone(), state, first_packet: first_packet & 0xff_ffff })
+    }
+
+    /// The name of its device.
+    pub fn device(&self) -> &str {
+        &self.device.name
     }
 
     /// What the other end must know of it.
