@@ -1,22 +1,26 @@
 //! What every kind of link must do, and each kind held against it.
 
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checked::CheckedLink;
-use super::late::LateLink;
+use super::late::{Arrival, LateLink};
 use super::local::LocalLink;
+use super::rdma::{Introduction, Opening, Stub, Ways, Wire};
 use super::segment::Segment;
 use super::shm::ShmLink;
 use super::tcp::TcpLink;
 use super::{Landing, Link};
 use crate::dtype::Dtype;
-use crate::error::Status;
+use crate::error::{Result, Status};
 use crate::reduce::{Reduction, kernel};
+use crate::verbs::device::{self, Device, Wanted};
+use crate::verbs::queue_pair::Kind;
 use crate::wait::Wake;
 
-type Pair = (Box<dyn Link>, Box<dyn Link>);
+pub type Pair = (Box<dyn Link>, Box<dyn Link>);
 
 fn local(capacity: usize) -> Pair {
     let (a, b) = LocalLink::pair(capacity);
@@ -69,13 +73,76 @@ fn shm(len: usize) -> Pair {
 /// TCP, where one end has to be asked three times before it is there.
 fn late() -> Pair {
     let (a, b) = tcp();
-    let (mut there, mut looks) = (Some(b), 0);
-    let arrive = move || {
-        looks += 1;
-        Ok(if looks < 3 { None } else { there.take() })
+    (
+        a,
+        Box::new(LateLink::new(Box::new(Third {
+            there: Some(b),
+            looks: 0,
+            wake: Wake::new().unwrap(),
+        }))),
+    )
+}
+
+/// Comes at the third look.
+struct Third {
+    there: Option<Box<dyn Link>>,
+    looks: usize,
+    wake: Wake,
+}
+
+impl Arrival for Third {
+    fn look(&mut self) -> Result<Option<Box<dyn Link>>> {
+        self.looks += 1;
+        Ok(if self.looks < 3 { None } else { self.there.take() })
+    }
+
+    fn bell(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+/// Over RDMA between two ends on the same device; `None` where there is none.
+fn rdma(kind: Kind) -> Option<Pair> {
+    let (a, b) = rdma_wires(kind)?;
+    Some(rdma_channel(&a, &b))
+}
+
+/// Both ends of a wire; `None`, with the reason printed, where there is no device and
+/// MLXD_TEST_RDMA=required does not say that there is one.
+pub fn rdma_wires(kind: Kind) -> Option<(Arc<Wire>, Arc<Wire>)> {
+    let names = match device::require_any().and_then(|()| device::names()) {
+        Ok(names) => names,
+        Err(e) if std::env::var("MLXD_TEST_RDMA").as_deref() == Ok("required") => panic!("{e}"),
+        Err(e) => {
+            println!("skipped: {e}");
+            return None;
+        }
     };
-    let wake = Arc::new(Wake::new().unwrap());
-    (a, Box::new(LateLink::new(Box::new(arrive), wake)))
+    // Two, if two are known to work: then the ends are not on the same.
+    let names = match std::env::var("MLXD_TEST_RDMA_DEVICES") {
+        Ok(known) => known.split([',', ' ']).map(str::to_owned).collect(),
+        Err(_) => names,
+    };
+    let stub = |name: &String| {
+        let device = Arc::new(Device::open(name, Wanted::default()).unwrap());
+        Stub::new(&device, Some(kind)).unwrap()
+    };
+    let (a, b) = (stub(&names[0]), stub(names.get(1).unwrap_or(&names[0])));
+    let travel = |stub: &Stub| Introduction::decode(&stub.introduction().encode()).unwrap();
+    let (of_a, of_b) = (travel(&a), travel(&b));
+    let a = a.connect(&of_b, "rank 1").unwrap();
+    Some((Arc::new(a), Arc::new(b.connect(&of_a, "rank 0").unwrap())))
+}
+
+/// Both ends of a new channel of a wire.
+pub fn rdma_channel(a: &Arc<Wire>, b: &Arc<Wire>) -> Pair {
+    let ways = Ways { sends: true, receives: true };
+    let (s, t) = streams();
+    let link = |stream, wire: &Arc<Wire>, peer: &str| -> Box<dyn Link> {
+        let opening = Opening::new(stream, peer.to_owned(), wire.clone(), ways).unwrap();
+        Box::new(LateLink::new(Box::new(opening)))
+    };
+    (link(s, a, "rank 1"), link(t, b, "rank 0"))
 }
 
 /// Bytes that differ by place and seed.
@@ -244,6 +311,12 @@ macro_rules! every_link {
         }
         mod over_tcp_that_comes_late {
             $(#[test] fn $check() { super::$check(super::late()) })*
+        }
+        mod over_rdma {
+            $(#[test] fn $check() { super::rdma(super::Kind::Rc).into_iter().for_each(super::$check) })*
+        }
+        mod over_unreliable_rdma {
+            $(#[test] fn $check() { super::rdma(super::Kind::Uc).into_iter().for_each(super::$check) })*
         }
         mod over_tcp_with_checksums {
             $(#[test] fn $check() { super::$check(super::checked(super::tcp_ends())) })*

@@ -1,0 +1,238 @@
+//! The jaccl backend: links over RDMA verbs, in a mesh or a ring of wires. It is the group of
+//! `backend/linked` on another fabric; the control plane stays on TCP.
+
+mod wiring;
+
+use std::collections::HashMap;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::linked::{Fabric, Lane, Linked, segment_bytes, world_member};
+use crate::config::{Devices, JacclStart, QueuePairType, Topology};
+use crate::control::{self, Member, Reactor, Seat};
+use crate::error::{Error, Result, Status};
+use crate::transport::Link;
+use crate::transport::checked::CheckedLink;
+use crate::transport::late::LateLink;
+use crate::transport::rdma::{Opening, Ways, Wire};
+use crate::transport::tcp::TcpLink;
+use crate::verbs::device::{Device, Wanted};
+use crate::verbs::queue_pair::Kind;
+use crate::wait::Deadline;
+use wiring::Wiring;
+
+/// How long a wire that fails at the start waits for the control plane to say why.
+const WHY: Duration = Duration::from_secs(1);
+/// How long the last of what was sent may take to reach the other ranks.
+const LAST_SENDS: Duration = Duration::from_millis(500);
+
+/// Starts a world, of two ranks at least.
+pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
+    let deadline = Deadline::after(plan.control.connect_timeout);
+    // First, so that what is wrong with this rank's devices shows even where no other rank comes.
+    let map = Map { devices: plan.devices.clone(), topology: plan.topology };
+    let devices = open(plan, &map)?;
+    let member = world_member(plan.size)?;
+    let agreed = [
+        format!("devices file={:08x}", crc32fast::hash(format!("{:?}", plan.devices).as_bytes())),
+        format!("topology={}", plan.topology),
+    ];
+    let (world, segment) =
+        control::start(&plan.control, &agreed, reactor, member.clone(), segment_bytes)?;
+    let kind = plan.queue_pair.map(|wanted| match wanted {
+        QueuePairType::Rc => Kind::Rc,
+        QueuePairType::Uc => Kind::Uc,
+    });
+    let wiring = Wiring { world: &world, member: &member, map: &map, kind, deadline };
+    let wires = wiring.connect(&devices).map_err(|e| failed(&world, &member, e))?;
+    let wires = Wires { lanes: map.most_wires(), map, wires, checksums: plan.control.checksums };
+    wires.log(&world, &devices);
+    Linked::start(world, member, segment, Arc::new(wires))
+}
+
+/// Fails the start everywhere with this error, or what caused it, and returns that.
+fn failed(world: &Seat, member: &Member, error: Error) -> Error {
+    if error.status == Status::PeerLost {
+        // Only waits for another cause.
+        world.has_left(world.rank, &member.health, WHY);
+    }
+    world.fail_group(member.group, &error, true);
+    member.health.check().err().unwrap_or(error)
+}
+
+/// The devices that this rank's wires need, by name.
+fn open(plan: &JacclStart, map: &Map) -> Result<HashMap<String, Arc<Device>>> {
+    let wanted = Wanted { port: plan.port, gid_index: plan.gid_index.map(u32::from) };
+    let mut devices = HashMap::new();
+    for peer in map.wired(plan.rank) {
+        for name in map.devices.wires(plan.rank, peer) {
+            if !devices.contains_key(name) {
+                devices.insert(name.clone(), Arc::new(Device::open(name, wanted)?));
+            }
+        }
+    }
+    Ok(devices)
+}
+
+/// Which ranks have wires between them.
+struct Map {
+    devices: Devices,
+    topology: Topology,
+}
+
+impl Map {
+    /// Whether two ranks of the world have wires between them.
+    fn are_wired(&self, a: usize, b: usize) -> bool {
+        let size = self.devices.size();
+        let beside = [1, size - 1].contains(&((a + size - b) % size));
+        a != b && (self.topology == Topology::Mesh || beside)
+    }
+
+    /// The ranks that a rank has wires to.
+    fn wired(&self, rank: usize) -> impl Iterator<Item = usize> {
+        (0..self.devices.size()).filter(move |peer| self.are_wired(rank, *peer))
+    }
+
+    /// The most wires that two ranks have.
+    fn most_wires(&self) -> usize {
+        let ranks = 0..self.devices.size();
+        let wires = ranks.flat_map(|rank| {
+            self.wired(rank).map(move |peer| self.devices.wires(rank, peer).len())
+        });
+        wires.max().unwrap_or(1)
+    }
+
+    /// How the ranks of a group are connected: where its ranks are no ring of neighbours, each of its
+    /// algorithms has to go another way now and then, and the quickest do so least.
+    fn topology(&self, ranks: &[usize]) -> Topology {
+        let wired = |a: usize, b: usize| ranks[a] == ranks[b] || self.are_wired(ranks[a], ranks[b]);
+        let size = ranks.len();
+        let is_ring = (0..size).all(|rank| wired(rank, (rank + 1) % size));
+        let is_mesh = (0..size).all(|a| (0..size).all(|b| wired(a, b)));
+        if is_ring && !is_mesh { Topology::Ring } else { Topology::Mesh }
+    }
+}
+
+/// This rank's wires.
+struct Wires {
+    map: Map,
+    /// By peer.
+    wires: HashMap<usize, Vec<Arc<Wire>>>,
+    lanes: usize,
+    /// Whether what goes over links carries checksums of ours, beside the hardware's.
+    checksums: bool,
+}
+
+impl Wires {
+    fn all(&self) -> impl Iterator<Item = &Arc<Wire>> {
+        self.wires.values().flatten()
+    }
+
+    /// What this start takes of the devices.
+    fn log(&self, world: &Seat, devices: &HashMap<String, Arc<Device>>) {
+        let registered: Vec<_> = self.all().map(|wire| wire.registered()).collect();
+        let regions: usize = registered.iter().map(|some| some.regions).sum();
+        let bytes: usize = registered.iter().map(|some| some.bytes).sum();
+        let mut ways: Vec<String> = devices
+            .values()
+            .map(|d| format!("{} port {} ({}, MTU {})", d.name, d.port, d.address, 128 << d.mtu))
+            .collect();
+        ways.sort_unstable();
+        let kind = self.all().next().map_or("no", |wire| match wire.kind() {
+            Kind::Rc => "rc",
+            Kind::Uc => "uc",
+        });
+        log::info!(
+            "jaccl: rank {} of {}, a {}: {} queue pairs of type {kind}, {regions} memory regions, \
+             {bytes} bytes registered, on {}",
+            world.rank,
+            world.size,
+            self.map.topology,
+            registered.len(),
+            ways.join(", ")
+        );
+    }
+}
+
+impl Fabric for Wires {
+    fn name(&self) -> &'static str {
+        "jaccl"
+    }
+
+    fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    fn topology(&self, ranks: &[usize]) -> Topology {
+        self.map.topology(ranks)
+    }
+
+    fn link(&self, stream: TcpStream, lane: Lane) -> Result<Box<dyn Link>> {
+        let Lane { peer, name, number, sends, receives, .. } = lane;
+        let Some(wires) = self.wires.get(&peer) else {
+            let link = TcpLink::new(stream, name.clone())?;
+            return Ok(self.sum_up(link, name));
+        };
+        let wire = wires[number % wires.len()].clone();
+        let opening = Opening::new(stream, name.clone(), wire, Ways { sends, receives })?;
+        Ok(self.sum_up(LateLink::new(Box::new(opening)), name))
+    }
+
+    fn leave(&self) {
+        let deadline = Deadline::after(Some(LAST_SENDS));
+        self.all().for_each(|wire| wire.say_goodbye());
+        self.all().for_each(|wire| wire.settle(deadline));
+    }
+}
+
+impl Wires {
+    /// The link, with checksums if they are wanted.
+    fn sum_up<L: Link + 'static>(&self, link: L, peer: String) -> Box<dyn Link> {
+        match self.checksums {
+            true => Box::new(CheckedLink::new(link, peer)),
+            false => Box::new(link),
+        }
+    }
+}
+
+impl Drop for Wires {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(size: usize, topology: Topology) -> Map {
+        let row = |rank| -> Vec<Option<&str>> {
+            (0..size).map(|peer| (peer != rank).then_some("a")).collect()
+        };
+        let rows: Vec<_> = (0..size).map(row).collect();
+        let devices = Devices::parse(&serde_json::to_string(&rows).unwrap()).unwrap();
+        Map { devices, topology }
+    }
+
+    #[test]
+    fn in_a_ring_neighbours_have_wires() {
+        let ring = map(5, Topology::Ring);
+        assert_eq!(ring.wired(0).collect::<Vec<_>>(), [1, 4]);
+        assert_eq!(ring.wired(3).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(map(2, Topology::Ring).wired(1).collect::<Vec<_>>(), [0]);
+        assert_eq!(map(4, Topology::Mesh).wired(1).collect::<Vec<_>>(), [0, 2, 3]);
+    }
+
+    #[test]
+    fn parts_of_a_ring_are_rings_only_if_their_ranks_are_neighbours() {
+        let ring = map(6, Topology::Ring);
+        assert_eq!(ring.topology(&[0, 1, 2, 3, 4, 5]), Topology::Ring);
+        assert_eq!(ring.topology(&[5, 4, 3, 2, 1, 0]), Topology::Ring);
+        assert_eq!(ring.topology(&[0, 1, 2, 3]), Topology::Mesh);
+        assert_eq!(ring.topology(&[0, 2, 4]), Topology::Mesh);
+        assert_eq!(ring.topology(&[3]), Topology::Mesh);
+        assert_eq!(map(6, Topology::Mesh).topology(&[0, 1, 2, 3, 4, 5]), Topology::Mesh);
+        assert_eq!(map(3, Topology::Ring).topology(&[0, 1, 2]), Topology::Mesh);
+    }
+}
