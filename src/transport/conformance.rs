@@ -107,9 +107,9 @@ fn rdma(kind: Kind) -> Option<Pair> {
     Some(rdma_channel(&a, &b))
 }
 
-/// Both ends of a wire; `None`, with the reason printed, where there is no device and
-/// MLXD_TEST_RDMA=required does not say that there is one.
-pub fn rdma_wires(kind: Kind) -> Option<(Arc<Wire>, Arc<Wire>)> {
+/// A device, of several that are known to work the one of this place; `None`, with the reason printed,
+/// where there is none and MLXD_TEST_RDMA=required does not say that there is one.
+pub fn rdma_device(place: usize) -> Option<Arc<Device>> {
     let names = match device::require_any().and_then(|()| device::names()) {
         Ok(names) => names,
         Err(e) if std::env::var("MLXD_TEST_RDMA").as_deref() == Ok("required") => panic!("{e}"),
@@ -118,16 +118,18 @@ pub fn rdma_wires(kind: Kind) -> Option<(Arc<Wire>, Arc<Wire>)> {
             return None;
         }
     };
-    // Two, if two are known to work: then the ends are not on the same.
-    let names = match std::env::var("MLXD_TEST_RDMA_DEVICES") {
-        Ok(known) => known.split([',', ' ']).map(str::to_owned).collect(),
-        Err(_) => names,
+    let names: Vec<String> = match std::env::var("MLXD_TEST_RDMA_DEVICES") {
+        Ok(known) => known.split(' ').map(str::to_owned).collect(),
+        Err(_) => names.into_iter().take(1).collect(),
     };
-    let stub = |name: &String| {
-        let device = Arc::new(Device::open(name, Wanted::default()).unwrap());
-        Stub::new(&device, Some(kind)).unwrap()
-    };
-    let (a, b) = (stub(&names[0]), stub(names.get(1).unwrap_or(&names[0])));
+    let name = names.get(place).unwrap_or(&names[0]);
+    Some(Arc::new(Device::open(name, Wanted::default()).unwrap()))
+}
+
+/// Both ends of a wire, on two devices if there are two; `None` as for a device.
+pub fn rdma_wires(kind: Kind) -> Option<(Arc<Wire>, Arc<Wire>)> {
+    let stub = |place| Some(Stub::new(&rdma_device(place)?, Some(kind)).unwrap());
+    let (a, b) = (stub(0)?, stub(1)?);
     let travel = |stub: &Stub| Introduction::decode(&stub.introduction().encode()).unwrap();
     let (of_a, of_b) = (travel(&a), travel(&b));
     let a = a.connect(&of_b, "rank 1").unwrap();
@@ -139,7 +141,7 @@ pub fn rdma_channel(a: &Arc<Wire>, b: &Arc<Wire>) -> Pair {
     let ways = Ways { sends: true, receives: true };
     let (s, t) = streams();
     let link = |stream, wire: &Arc<Wire>, peer: &str| -> Box<dyn Link> {
-        let opening = Opening::new(stream, peer.to_owned(), wire.clone(), ways).unwrap();
+        let opening = Opening::new(stream, peer.to_owned(), Some(wire.clone()), ways).unwrap();
         Box::new(LateLink::new(Box::new(opening)))
     };
     (link(s, a, "rank 1"), link(t, b, "rank 0"))

@@ -259,8 +259,8 @@ impl Wire {
         }
         if header.kind == Kind::Close {
             channel.closed = true;
-            if channel.dropped {
-                state.release(header.channel);
+            if channel.finished {
+                state.forget(header.channel);
             }
         }
         state.repost(&mut std::iter::once(buffer));
@@ -337,8 +337,10 @@ impl Wire {
                 self.send(state, number, Kind::Close, &[(room, 0)])?;
             }
             state.closing.pop();
-            if state.channels.get(&number).is_some_and(|channel| channel.closed) {
-                state.release(number);
+            let Some(channel) = state.channels.get_mut(&number) else { continue };
+            channel.finished = true;
+            if channel.closed {
+                state.forget(number);
             }
         }
         Ok(())
@@ -466,13 +468,7 @@ impl State {
         }
     }
 
-    /// Both ends have closed a channel: its receives are free, once its own last message was sent.
-    fn release(&mut self, number: u32) {
-        if !self.closing.contains(&number) {
-            self.forget(number);
-        }
-    }
-
+    /// Nothing more comes for a channel: its receives are free.
     fn forget(&mut self, number: u32) {
         if let Some(channel) = self.channels.remove(&number) {
             self.slabs.release(channel.ways().receives());
