@@ -24,9 +24,13 @@ function(add_rdma_test program topology ranks devices wires queue_pair settings)
   set_rdma_properties(${test} "MLXD_RDMA_QP=${queue_pair};${settings}")
 endfunction()
 
-# Each of the eight ways to connect so many ranks runs an eighth of the matrix, so that together they run
-# all of it.
+# Each of the eight ways to connect so many ranks runs another part of the matrix: together they run all of
+# it on two and three ranks, half of it on four, an eighth on eight.
 set(matrices matrix_reduce matrix_move matrix_p2p)
+set(parts_on_2 8)
+set(parts_on_3 8)
+set(parts_on_4 16)
+set(parts_on_8 64)
 foreach(program IN LISTS matrices)
   foreach(ranks 2 3 4 8)
     set(part 0)
@@ -34,16 +38,16 @@ foreach(program IN LISTS matrices)
       foreach(queue_pair rc uc)
         foreach(devices 1 2)
           add_rdma_test(${program} ${topology} ${ranks} ${devices} 1 ${queue_pair}
-            "MLXD_TEST_PART=${part}/8")
+            "MLXD_TEST_PART=${part}/${parts_on_${ranks}}")
           math(EXPR part "${part} + 1")
         endforeach()
       endforeach()
     endforeach()
   endforeach()
   # Several wires between two ranks.
-  add_rdma_test(${program} ring 4 2 4 rc "MLXD_TEST_PART=0/8")
-  add_rdma_test(${program} ring 3 2 2 uc "MLXD_TEST_PART=1/8")
-  add_rdma_test(${program} mesh 3 2 3 uc "MLXD_TEST_PART=2/8")
+  add_rdma_test(${program} ring 4 2 4 rc "MLXD_TEST_PART=8/16")
+  add_rdma_test(${program} ring 3 2 2 uc "MLXD_TEST_PART=9/16")
+  add_rdma_test(${program} mesh 3 2 3 uc "MLXD_TEST_PART=10/16")
 endforeach()
 
 foreach(program groups concurrency)

@@ -54,8 +54,7 @@ free_port() {
 file=$(mktemp)
 trap 'rm -f "$file"' EXIT
 matrix >"$file"
-export MLXD_TEST_BACKEND=jaccl MLX_IBV_DEVICES=$file
-MLX_JACCL_COORDINATOR=127.0.0.1:$(free_port)
-MLX_JACCL_RING=$([ "$topology" != ring ] || echo 1)
-export MLX_JACCL_COORDINATOR MLX_JACCL_RING
-"$launcher" -n "$ranks" -- "$@" </dev/null
+# The launcher takes away what describes another world, so that this is said after it.
+world=(MLXD_TEST_BACKEND=jaccl "MLX_IBV_DEVICES=$file" "MLX_JACCL_COORDINATOR=127.0.0.1:$(free_port)")
+[ "$topology" != ring ] || world+=(MLX_JACCL_RING=1)
+"$launcher" -n "$ranks" -- env -u MLX_HOSTFILE "${world[@]}" "$@" </dev/null

@@ -24,7 +24,9 @@ static inline bool in_parts(uint32_t *part, uint32_t *parts) {
     if (text == NULL || text[0] == '\0') {
         return false;
     }
-    REQUIRE(sscanf(text, "%" SCNu32 "/%" SCNu32, part, parts) == 2 && *part < *parts);
+    if (sscanf(text, "%" SCNu32 "/%" SCNu32, part, parts) != 2 || *part >= *parts) {
+        REQUIRE(!"MLXD_TEST_PART is k/n");
+    }
     return true;
 }
 
