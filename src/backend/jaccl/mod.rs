@@ -6,6 +6,7 @@ mod wiring;
 use std::collections::HashMap;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -60,6 +61,7 @@ pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
         prospects: Mutex::default(),
         first,
         kind,
+        left: AtomicBool::new(false),
         checksums: plan.control.checksums,
     };
     wires.log(&world, &devices);
@@ -145,6 +147,8 @@ struct Wires {
     first: Arc<Device>,
     kind: Option<Kind>,
     lanes: usize,
+    /// Whether this rank has said goodbye.
+    left: AtomicBool,
     /// Whether what goes over links carries checksums of ours, beside the hardware's.
     checksums: bool,
 }
@@ -169,7 +173,7 @@ impl Wires {
             Kind::Uc => "uc",
         });
         log::info!(
-            "jaccl: rank {} of {}, a {}: {} queue pairs of type {kind}, {regions} memory regions, \
+            "jaccl: rank {} of {}, a {}: {} queue pair(s) of type {kind}, {regions} memory regions, \
              {bytes} bytes registered, on {}",
             world.rank,
             world.size,
@@ -207,6 +211,10 @@ impl Fabric for Wires {
     }
 
     fn leave(&self) {
+        // Each group of a world that ends asks for it, and so does the last to go.
+        if self.left.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let deadline = Deadline::after(Some(LAST_SENDS));
         let prospects = self.prospects.lock();
         let wires = || self.all().cloned().chain(prospects.values().filter_map(|p| p.wire()));

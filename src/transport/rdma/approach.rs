@@ -61,6 +61,7 @@ impl Prospect {
         };
         match stub.connect(theirs, peer) {
             Ok(wire) => {
+                log::info!("a wire to {} was made", wire.name);
                 let wire = Arc::new(wire);
                 *state = State::Wire(wire.clone());
                 Some(wire)

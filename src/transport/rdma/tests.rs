@@ -232,3 +232,67 @@ fn who_says_goodbye_ends_every_channel() {
     // What was sent before has come.
     assert_eq!((one.1.landed(), &into[..10]), (20, &data[..]));
 }
+
+/// Both ends of two channels, and something to receive at each.
+fn two_channels(a: &Arc<Wire>, b: &Arc<Wire>, into: &mut [[u8; 10]; 2]) -> [Pair; 2] {
+    let mut pairs = [rdma_channel(a, b), rdma_channel(a, b)];
+    for (pair, into) in pairs.iter_mut().zip(into) {
+        exchange(pair, 10);
+        // SAFETY: the caller keeps the memory, and does not use it, as long as the links are there.
+        unsafe { pair.1.post_recv(Landing::Copy { into: into.as_mut_ptr() }, 10) };
+    }
+    pairs
+}
+
+#[test]
+fn what_is_lost_on_the_way_is_missed() {
+    let Some((a, b)) = rdma_wires(Kind::Uc) else { return };
+    let mut into = [[0; 10]; 2];
+    let mut pairs = two_channels(&a, &b, &mut into);
+    // As if two messages had gone and not arrived.
+    a.state.lock().sent += 2;
+    let data = [9; 10];
+    // SAFETY: `data` outlives the pairs' last use.
+    unsafe { pairs[0].0.post_send(data.as_ptr(), 10) };
+    pairs[0].0.progress().unwrap();
+    for pair in &mut pairs {
+        let mut error = None;
+        until(|| {
+            error = pair.1.progress().err();
+            error.is_some()
+        });
+        let error = error.unwrap();
+        assert_eq!(error.status, Status::Backend);
+        assert!(error.message.contains("2 missing"), "{error}");
+        assert_eq!(pair.1.landed(), 10);
+    }
+    drop(pairs);
+    assert_eq!(into, [[0; 10]; 2]);
+}
+
+#[test]
+fn a_peer_that_does_not_answer_is_named() {
+    let Some((a, b)) = rdma_wires(Kind::Rc) else { return };
+    let mut into = [[0; 10]; 2];
+    let mut pairs = two_channels(&a, &b, &mut into);
+    // Its queue pair takes nothing any more, and says nothing.
+    b.pair.stop().unwrap();
+    let data = [9; 10];
+    // SAFETY: `data` outlives the pairs' last use.
+    unsafe { pairs[0].0.post_send(data.as_ptr(), 10) };
+    let mut room = [0; 10];
+    // SAFETY: `room` outlives the pairs' last use.
+    unsafe { pairs[0].0.post_recv(Landing::Copy { into: room.as_mut_ptr() }, 10) };
+    let mut error = None;
+    until(|| {
+        error = pairs[0].0.progress().err();
+        pairs[0].0.interest();
+        std::thread::sleep(Duration::from_millis(10));
+        error.is_some()
+    });
+    let error = error.unwrap();
+    assert_eq!(error.status, Status::PeerLost, "{error}");
+    assert!(error.message.contains("IBV_WC_RETRY_EXC_ERR"), "{error}");
+    // The other end has seen what stopped its own.
+    until(|| pairs[1].1.progress().is_err_and(|e| e.message.contains("IBV_WC_WR_FLUSH_ERR")));
+}

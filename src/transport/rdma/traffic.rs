@@ -117,6 +117,13 @@ impl Wire {
             self.take_events(state, number);
         }
         self.look(state);
+        // A send that failed shows nowhere else if the device leaves the receives alone.
+        if slept
+            && state.end.is_none()
+            && let Err(e) = self.free_rooms(state)
+        {
+            self.fail(state, e);
+        }
         // Those for which there was no room the last time.
         if let Err(e) = self.give_credits_back(state, number) {
             self.fail(state, e);
