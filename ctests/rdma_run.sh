@@ -11,50 +11,47 @@ launcher=$1 topology=$2 ranks=$3 wires=$5
 find_devices "$4"
 shift 5
 
-# Whether two ranks are connected.
-are_connected() {
-    local apart=$((($1 - $2 + ranks) % ranks))
-    [ "$topology" = mesh ] || [ $apart -eq 1 ] || [ $apart -eq $((ranks - 1)) ]
-}
-
-# The devices of one rank's wires to another: each rank begins with another one.
-entry() {
-    local wire list=()
-    if [ "$1" -eq "$2" ] || ! are_connected "$1" "$2"; then
-        echo null
+# Adds to `matrix` the devices of one rank's wires to another: each rank begins with another one. (No
+# subshells here: where the machine is emulated each costs as much as a small message.)
+add_entry() {
+    local wire apart=$((($1 - $2 + ranks) % ranks))
+    if [ $apart -eq 0 ] || { [ "$topology" = ring ] && [ $apart -ne 1 ] && [ $apart -ne $((ranks - 1)) ]; }; then
+        matrix+=null
         return
     fi
     for ((wire = 0; wire < wires; wire++)); do
-        list+=("\"${devices[($1 + wire) % ${#devices[@]}]}\"")
+        [ $wire -eq 0 ] && matrix+='[' || matrix+=,
+        matrix+="\"${devices[($1 + wire) % ${#devices[@]}]}\""
     done
-    (IFS=, && echo "[${list[*]}]")
+    matrix+=']'
 }
 
-matrix() {
-    local rank peer row rows=()
+# The devices file.
+make_matrix() {
+    local rank peer
+    matrix='['
     for ((rank = 0; rank < ranks; rank++)); do
-        row=()
+        [ $rank -eq 0 ] || matrix+=','
         for ((peer = 0; peer < ranks; peer++)); do
-            row+=("$(entry "$rank" "$peer")")
+            [ $peer -eq 0 ] && matrix+='[' || matrix+=,
+            add_entry $rank $peer
         done
-        rows+=("$(IFS=, && echo "[${row[*]}]")")
+        matrix+=']'
     done
-    (IFS=, && echo "[${rows[*]}]")
+    matrix+=']'
 }
 
 # A port of the loopback interface at which nobody listens, below those that the system hands out.
-free_port() {
-    local port=$((20000 + $$ * 61 % 12000))
-    while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
-        port=$((port + 1))
-    done
-    echo $port
-}
+port=$((20000 + $$ * 61 % 12000))
+while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
+    port=$((port + 1))
+done
 
 file=$(mktemp)
 trap 'rm -f "$file"' EXIT
-matrix >"$file"
+make_matrix
+echo "$matrix" >"$file"
 # The launcher takes away what describes another world, so that this is said after it.
-world=(MLXD_TEST_BACKEND=jaccl "MLX_IBV_DEVICES=$file" "MLX_JACCL_COORDINATOR=127.0.0.1:$(free_port)")
+world=(MLXD_TEST_BACKEND=jaccl "MLX_IBV_DEVICES=$file" "MLX_JACCL_COORDINATOR=127.0.0.1:$port")
 [ "$topology" != ring ] || world+=(MLX_JACCL_RING=1)
 "$launcher" -n "$ranks" -- env -u MLX_HOSTFILE "${world[@]}" "$@" </dev/null

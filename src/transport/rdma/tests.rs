@@ -1,4 +1,4 @@
-//! What channels of one wire are to each other. Each needs a device, and is skipped without one.
+//! What channels of one wire are to each other. Each needs a device, and is ignored unless it is asked for.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,8 +42,9 @@ fn until(mut done: impl FnMut() -> bool) {
 }
 
 #[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
 fn a_channel_that_nobody_drives_stops_no_other() {
-    let Some((a, b)) = rdma_wires(Kind::Uc) else { return };
+    let (a, b) = rdma_wires(Kind::Uc);
     let (mut idle, mut busy) = (rdma_channel(&a, &b), rdma_channel(&a, &b));
     exchange(&mut idle, 1);
     let len = 2_000_000;
@@ -68,8 +69,9 @@ fn a_channel_that_nobody_drives_stops_no_other() {
 }
 
 #[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
 fn what_was_closed_makes_room() {
-    let Some((a, b)) = rdma_wires(Kind::Rc) else { return };
+    let (a, b) = rdma_wires(Kind::Rc);
     let before = (a.registered(), b.registered());
     for round in 0..30 {
         let mut pair = rdma_channel(&a, &b);
@@ -88,8 +90,9 @@ fn what_was_closed_makes_room() {
 }
 
 #[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
 fn what_was_given_up_in_the_middle_makes_room() {
-    let Some((a, b)) = rdma_wires(Kind::Rc) else { return };
+    let (a, b) = rdma_wires(Kind::Rc);
     let before = (a.registered(), b.registered());
     for round in 0..18 {
         let (s, t) = streams();
@@ -122,9 +125,37 @@ fn what_was_given_up_in_the_middle_makes_room() {
     assert_eq!((a.registered(), b.registered()), before);
 }
 
+/// The peer's hello lies unread while its data lands: more often than there are buffers for it.
 #[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn what_had_landed_before_it_was_given_up_is_posted_again() {
+    let (a, b) = rdma_wires(Kind::Rc);
+    let mut other = rdma_channel(&a, &b);
+    let (data, len) = (pattern(400_000, 1), 400_000);
+    for _ in 0..8 {
+        let (s, t) = streams();
+        let opening = |stream, wire: &Arc<Wire>| {
+            Opening::new(stream, "the other".to_owned(), Some(wire.clone()), BOTH).unwrap()
+        };
+        let given_up = opening(s, &a);
+        let mut sender = LateLink::new(Box::new(opening(t, &b)));
+        // SAFETY: `data` outlives the link.
+        unsafe { sender.post_send(data.as_ptr(), len) };
+        until(|| {
+            sender.progress().unwrap();
+            sender.sent() == len as u64
+        });
+        // Has the first end look at the wire.
+        exchange(&mut other, 10);
+        drop(given_up);
+    }
+    exchange(&mut other, 1_000_000);
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
 fn channels_without_room_go_over_tcp() {
-    let Some((a, b)) = rdma_wires(Kind::Rc) else { return };
+    let (a, b) = rdma_wires(Kind::Rc);
     let bell = Arc::new(Wake::new().unwrap());
     let mut taken = Vec::new();
     while let Some(number) = a.open(BOTH, bell.clone()).unwrap() {
@@ -141,8 +172,9 @@ fn channels_without_room_go_over_tcp() {
 
 /// Threads that all sleep at one wire, each until its own channel has something.
 #[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
 fn sleepers_are_woken() {
-    let Some((a, b)) = rdma_wires(Kind::Rc) else { return };
+    let (a, b) = rdma_wires(Kind::Rc);
     std::thread::scope(|scope| {
         for channel in 0..3 {
             let (one, other) = rdma_channel(&a, &b);
@@ -186,8 +218,9 @@ fn pass(link: &mut dyn Link, sends: bool, len: usize) {
 }
 
 #[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
 fn a_wire_is_made_by_whoever_needs_it_first() {
-    let Some(device) = rdma_device(0) else { return };
+    let device = rdma_device(0);
     for nobody in [false, true] {
         let prospect = |nobody: bool| {
             let stub = Stub::new(&device, Some(Kind::Rc)).unwrap();
@@ -210,8 +243,9 @@ fn a_wire_is_made_by_whoever_needs_it_first() {
 }
 
 #[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
 fn who_says_goodbye_ends_every_channel() {
-    let Some((a, b)) = rdma_wires(Kind::Rc) else { return };
+    let (a, b) = rdma_wires(Kind::Rc);
     let (mut one, mut two) = (rdma_channel(&a, &b), rdma_channel(&a, &b));
     for pair in [&mut one, &mut two] {
         exchange(pair, 10);
@@ -245,8 +279,9 @@ fn two_channels(a: &Arc<Wire>, b: &Arc<Wire>, into: &mut [[u8; 10]; 2]) -> [Pair
 }
 
 #[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
 fn what_is_lost_on_the_way_is_missed() {
-    let Some((a, b)) = rdma_wires(Kind::Uc) else { return };
+    let (a, b) = rdma_wires(Kind::Uc);
     let mut into = [[0; 10]; 2];
     let mut pairs = two_channels(&a, &b, &mut into);
     // As if two messages had gone and not arrived.
@@ -271,8 +306,9 @@ fn what_is_lost_on_the_way_is_missed() {
 }
 
 #[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
 fn a_peer_that_does_not_answer_is_named() {
-    let Some((a, b)) = rdma_wires(Kind::Rc) else { return };
+    let (a, b) = rdma_wires(Kind::Rc);
     let mut into = [[0; 10]; 2];
     let mut pairs = two_channels(&a, &b, &mut into);
     // Its queue pair takes nothing any more, and says nothing.
