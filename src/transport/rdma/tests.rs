@@ -133,7 +133,7 @@ fn what_had_landed_before_it_was_given_up_is_posted_again() {
     let (to, from) = rdma_channel(&a, &b);
     let mut other = (from, to);
     let (data, len) = (pattern(400_000, 1), 400_000);
-    for _ in 0..8 {
+    for _ in 0..30 {
         let (s, t) = streams();
         let opening = |stream, wire: &Arc<Wire>| {
             Opening::new(stream, "the other".to_owned(), Some(wire.clone()), BOTH).unwrap()
