@@ -107,19 +107,22 @@ fn rdma(kind: Kind) -> Pair {
     rdma_channel(&a, &b)
 }
 
-/// Both ends of a wire, for tests that are ignored unless they are asked for: there must be a device.
+/// A device, of several that are known to work the one of this place. For tests that are ignored unless
+/// they are asked for: there must be one.
+pub fn rdma_device(place: usize) -> Arc<Device> {
+    let here = device::require_any().and_then(|()| device::names()).unwrap();
+    let names: Vec<String> = match std::env::var("MLXD_TEST_RDMA_DEVICES") {
+        Ok(known) => known.split(' ').map(str::to_owned).collect(),
+        Err(_) => here.into_iter().take(1).collect(),
+    };
+    let name = names.get(place).unwrap_or(&names[0]);
+    Arc::new(Device::open(name, Wanted::default()).unwrap())
+}
+
+/// Both ends of a wire, on two devices if there are two.
 pub fn rdma_wires(kind: Kind) -> (Arc<Wire>, Arc<Wire>) {
-    let names = device::require_any().and_then(|()| device::names()).unwrap();
-    // Two, if two are known to work: then the ends are not on the same.
-    let names = match std::env::var("MLXD_TEST_RDMA_DEVICES") {
-        Ok(known) => known.split([',', ' ']).map(str::to_owned).collect(),
-        Err(_) => names,
-    };
-    let stub = |name: &String| {
-        let device = Arc::new(Device::open(name, Wanted::default()).unwrap());
-        Stub::new(&device, Some(kind)).unwrap()
-    };
-    let (a, b) = (stub(&names[0]), stub(names.get(1).unwrap_or(&names[0])));
+    let stub = |place| Stub::new(&rdma_device(place), Some(kind)).unwrap();
+    let (a, b) = (stub(0), stub(1));
     let travel = |stub: &Stub| Introduction::decode(&stub.introduction().encode()).unwrap();
     let (of_a, of_b) = (travel(&a), travel(&b));
     let a = a.connect(&of_b, "rank 1").unwrap();
@@ -131,7 +134,7 @@ pub fn rdma_channel(a: &Arc<Wire>, b: &Arc<Wire>) -> Pair {
     let ways = Ways { sends: true, receives: true };
     let (s, t) = streams();
     let link = |stream, wire: &Arc<Wire>, peer: &str| -> Box<dyn Link> {
-        let opening = Opening::new(stream, peer.to_owned(), wire.clone(), ways).unwrap();
+        let opening = Opening::new(stream, peer.to_owned(), Some(wire.clone()), ways).unwrap();
         Box::new(LateLink::new(Box::new(opening)))
     };
     (link(s, a, "rank 1"), link(t, b, "rank 0"))

@@ -13,11 +13,11 @@ use super::address::{AddressKind, PortAddress};
 use super::device::{Device, check};
 use crate::error::{Error, Result, Status, fail};
 
-/// 2^18 x 4.096 us, about 1 s, without an answer before a packet is sent again, 7 times: so a peer whose
+/// 2^18 x 4.096 us, about 1 s, without an answer before a packet is sent again, 6 times: so a peer whose
 /// host is busy is not given up for that. That one is gone is noticed elsewhere, and sooner.
 const TIMEOUT: u8 = 18;
-/// Times to send again; 3 bits.
-const RETRIES: u8 = 7;
+/// Times to send again: 7, the most, is without end to Soft-RoCE.
+const RETRIES: u8 = 6;
 /// Without end, where a receiver says that it is not ready: by credits it always is.
 const NOT_READY_RETRIES: u8 = 7;
 /// 0.64 ms, by InfiniBand's table, before the sender tries again then.

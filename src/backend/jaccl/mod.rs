@@ -6,17 +6,19 @@ mod wiring;
 use std::collections::HashMap;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::linked::{Fabric, Lane, Linked, segment_bytes, world_member};
 use crate::config::{Devices, JacclStart, QueuePairType, Topology};
 use crate::control::{self, Member, Reactor, Seat};
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, Result, Status, fail};
 use crate::transport::Link;
 use crate::transport::checked::CheckedLink;
-use crate::transport::late::LateLink;
-use crate::transport::rdma::{Opening, Ways, Wire};
-use crate::transport::tcp::TcpLink;
+use crate::transport::late::{Arrival, LateLink};
+use crate::transport::rdma::{Approach, Opening, Prospect, Stub, Ways, Wire};
 use crate::verbs::device::{Device, Wanted};
 use crate::verbs::queue_pair::Kind;
 use crate::wait::Deadline;
@@ -24,6 +26,8 @@ use wiring::Wiring;
 
 /// How long a wire that fails at the start waits for the control plane to say why.
 const WHY: Duration = Duration::from_secs(1);
+/// 10 queue pairs of a process on a device are what Thunderbolt has: no more are made on demand.
+const QUEUE_PAIRS: usize = 10;
 /// How long the last of what was sent may take to reach the other ranks.
 const LAST_SENDS: Duration = Duration::from_millis(500);
 
@@ -46,7 +50,20 @@ pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
     });
     let wiring = Wiring { world: &world, member: &member, map: &map, kind, deadline };
     let wires = wiring.connect(&devices).map_err(|e| failed(&world, &member, e))?;
-    let wires = Wires { lanes: map.most_wires(), map, wires, checksums: plan.control.checksums };
+    let Some(first) = map.first_device(plan.rank).and_then(|name| devices.get(name)).cloned()
+    else {
+        fail!(Internal, "rank {} has no device", plan.rank);
+    };
+    let wires = Wires {
+        lanes: map.most_wires(),
+        map,
+        wires,
+        prospects: Mutex::default(),
+        first,
+        kind,
+        left: AtomicBool::new(false),
+        checksums: plan.control.checksums,
+    };
     wires.log(&world, &devices);
     Linked::start(world, member, segment, Arc::new(wires))
 }
@@ -94,6 +111,11 @@ impl Map {
         (0..self.devices.size()).filter(move |peer| self.are_wired(rank, *peer))
     }
 
+    /// The device of a rank's first wire.
+    fn first_device(&self, rank: usize) -> Option<&String> {
+        self.wired(rank).find_map(|peer| self.devices.wires(rank, peer).first())
+    }
+
     /// The most wires that two ranks have.
     fn most_wires(&self) -> usize {
         let ranks = 0..self.devices.size();
@@ -119,7 +141,14 @@ struct Wires {
     map: Map,
     /// By peer.
     wires: HashMap<usize, Vec<Arc<Wire>>>,
+    /// Wires to other ranks, where they were needed, or may be.
+    prospects: Mutex<HashMap<usize, Arc<Prospect>>>,
+    /// What those are made on.
+    first: Arc<Device>,
+    kind: Option<Kind>,
     lanes: usize,
+    /// Whether this rank has said goodbye.
+    left: AtomicBool,
     /// Whether what goes over links carries checksums of ours, beside the hardware's.
     checksums: bool,
 }
@@ -144,7 +173,7 @@ impl Wires {
             Kind::Uc => "uc",
         });
         log::info!(
-            "jaccl: rank {} of {}, a {}: {} queue pairs of type {kind}, {regions} memory regions, \
+            "jaccl: rank {} of {}, a {}: {} queue pair(s) of type {kind}, {regions} memory regions, \
              {bytes} bytes registered, on {}",
             world.rank,
             world.size,
@@ -170,23 +199,49 @@ impl Fabric for Wires {
 
     fn link(&self, stream: TcpStream, lane: Lane) -> Result<Box<dyn Link>> {
         let Lane { peer, name, number, sends, receives, .. } = lane;
-        let Some(wires) = self.wires.get(&peer) else {
-            let link = TcpLink::new(stream, name.clone())?;
-            return Ok(self.sum_up(link, name));
+        let ways = Ways { sends, receives };
+        let arrival: Box<dyn Arrival> = match self.wires.get(&peer) {
+            Some(wires) => {
+                let wire = wires[number % wires.len()].clone();
+                Box::new(Opening::new(stream, name.clone(), Some(wire), ways)?)
+            }
+            None => Box::new(Approach::new(stream, name.clone(), self.prospect(peer), ways)?),
         };
-        let wire = wires[number % wires.len()].clone();
-        let opening = Opening::new(stream, name.clone(), wire, Ways { sends, receives })?;
-        Ok(self.sum_up(LateLink::new(Box::new(opening)), name))
+        Ok(self.sum_up(LateLink::new(arrival), name))
     }
 
     fn leave(&self) {
+        // Each group of a world that ends asks for it, and so does the last to go.
+        if self.left.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let deadline = Deadline::after(Some(LAST_SENDS));
-        self.all().for_each(|wire| wire.say_goodbye());
-        self.all().for_each(|wire| wire.settle(deadline));
+        let prospects = self.prospects.lock();
+        let wires = || self.all().cloned().chain(prospects.values().filter_map(|p| p.wire()));
+        wires().for_each(|wire| wire.say_goodbye());
+        wires().for_each(|wire| wire.settle(deadline));
     }
 }
 
 impl Wires {
+    /// This rank's end of a wire to a rank to which the devices file names no device: one on the first
+    /// device of this rank, while it has queue pairs to spare.
+    fn prospect(&self, peer: usize) -> Arc<Prospect> {
+        let mut prospects = self.prospects.lock();
+        let taken = self.all().count() + prospects.len();
+        prospects
+            .entry(peer)
+            .or_insert_with(|| {
+                let stub = match taken < QUEUE_PAIRS {
+                    true => Stub::new(&self.first, self.kind),
+                    false => Err(Error::new(Status::Unavailable, "all queue pairs are in use")),
+                };
+                let stub = stub.inspect_err(|e| log::info!("no wire to rank {peer}: {e}"));
+                Arc::new(Prospect::new(stub.ok()))
+            })
+            .clone()
+    }
+
     /// The link, with checksums if they are wanted.
     fn sum_up<L: Link + 'static>(&self, link: L, peer: String) -> Box<dyn Link> {
         match self.checksums {

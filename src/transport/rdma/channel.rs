@@ -62,6 +62,8 @@ pub struct Channel {
     pub closed: bool,
     /// Whether nobody uses this end any more.
     pub dropped: bool,
+    /// Whether this end has sent its last, or has nobody to send it to.
+    pub finished: bool,
     /// Wakes its thread.
     pub bell: Arc<Wake>,
     /// Whether that sleeps.
@@ -82,6 +84,7 @@ impl Channel {
             granted: ways.credits(),
             closed: false,
             dropped: false,
+            finished: false,
             bell,
             asleep: false,
             hungry: false,

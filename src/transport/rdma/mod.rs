@@ -26,17 +26,22 @@
 //!
 //! - `message.rs`: headers. `buffers.rs`: registered memory. `channel.rs`: what a wire keeps of one.
 //! - `wire.rs`, `traffic.rs`: a wire's life; what goes over it. `introduction.rs`: how its ends meet.
-//! - `opening.rs`, `link.rs`: how the ends of a channel meet; the link over it.
+//! - `opening.rs`, `link.rs`: how the ends of a channel meet; the link over it. `approach.rs`: the same
+//!   where there is no wire yet.
 
+mod approach;
 mod buffers;
 mod channel;
 mod introduction;
 mod link;
 mod message;
 mod opening;
+#[cfg(test)]
+mod tests;
 mod traffic;
 mod wire;
 
+pub use approach::{Approach, Prospect};
 pub use channel::Ways;
 pub use introduction::{INTRODUCTION_BYTES, Introduction};
 pub use opening::Opening;

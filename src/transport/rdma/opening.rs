@@ -99,29 +99,34 @@ impl Orphan {
     }
 }
 
-/// A link over a wire to be, or over its connection where a wire has no room for it.
+/// A link over a channel to be, or over its connection where there is no wire, or a wire has no room.
 pub struct Opening {
-    wire: Arc<Wire>,
     /// The far end, for messages.
     peer: String,
     bell: Arc<Wake>,
-    /// This end's number, if its wire has room.
-    number: Option<u32>,
+    /// The wire and this end's number, if it has room.
+    channel: Option<(Arc<Wire>, u32)>,
     /// Until the peer's hello has come.
     greeting: Option<Greeting>,
 }
 
 impl Opening {
-    /// Opens a channel of this wire; the stream leads to its other end, who does the same.
-    pub fn new(stream: TcpStream, peer: String, wire: Arc<Wire>, ways: Ways) -> Result<Opening> {
+    /// Opens a channel of this wire, if there is one; the stream leads to its other end, who does the
+    /// same.
+    pub fn new(
+        stream: TcpStream,
+        peer: String,
+        wire: Option<Arc<Wire>>,
+        ways: Ways,
+    ) -> Result<Opening> {
         let bell = Arc::new(Wake::new()?);
-        let number = wire.open(ways, bell.clone())?;
-        if number.is_none() {
-            log::info!("{}: no room for another channel, TCP instead", wire.name);
-        }
+        let channel = match wire {
+            Some(wire) => wire.open(ways, bell.clone())?.map(|number| (wire, number)),
+            None => None,
+        };
+        let hello = channel.as_ref().map(|(_, number)| (*number, ways.credits()));
         // From here on a failure gives the number back.
-        let mut opening = Opening { wire, peer, bell, number, greeting: None };
-        let hello = number.map(|number| (number, ways.credits()));
+        let mut opening = Opening { peer, bell, channel, greeting: None };
         opening.greeting = Some(Greeting::new(stream, hello)?);
         Ok(opening)
     }
@@ -137,14 +142,17 @@ impl Arrival for Opening {
         let Some(hello) = hello else { return Ok(None) };
         let Some(Greeting { stream, .. }) = self.greeting.take() else { return Ok(None) };
         let peer = std::mem::take(&mut self.peer);
-        match (self.number.take(), hello) {
-            (Some(number), Some((theirs, credits))) => {
-                self.wire.meet(number, theirs, credits)?;
-                let (wire, bell) = (self.wire.clone(), self.bell.clone());
+        match (self.channel.take(), hello) {
+            (Some((wire, number)), Some((theirs, credits))) => {
+                wire.meet(number, theirs, credits)?;
+                let bell = self.bell.clone();
                 Ok(Some(Box::new(RdmaLink::new(wire, number, stream, peer, bell)?)))
             }
-            (number, _) => {
-                number.iter().for_each(|number| self.wire.forget(*number));
+            (channel, _) => {
+                if let Some((wire, number)) = channel {
+                    wire.forget(number);
+                }
+                log::info!("no room for a channel to {peer}: TCP instead");
                 Ok(Some(Box::new(TcpLink::new(stream, peer)?)))
             }
         }
@@ -160,14 +168,14 @@ impl Arrival for Opening {
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        let Some(number) = self.number else { return };
+        let Some((wire, number)) = self.channel.take() else { return };
         match self.greeting.take() {
             Some(greeting) => {
                 // Tells the peer.
                 let _ = greeting.stream.shutdown(std::net::Shutdown::Write);
-                self.wire.abandon(number, Orphan { number, greeting });
+                wire.abandon(number, Orphan { number, greeting });
             }
-            None => self.wire.forget(number),
+            None => wire.forget(number),
         }
     }
 }

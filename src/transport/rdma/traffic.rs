@@ -117,6 +117,13 @@ impl Wire {
             self.take_events(state, number);
         }
         self.look(state);
+        // A send that failed shows nowhere else if the device leaves the receives alone.
+        if slept
+            && state.end.is_none()
+            && let Err(e) = self.free_rooms(state)
+        {
+            self.fail(state, e);
+        }
         // Those for which there was no room the last time.
         if let Err(e) = self.give_credits_back(state, number) {
             self.fail(state, e);
@@ -259,8 +266,8 @@ impl Wire {
         }
         if header.kind == Kind::Close {
             channel.closed = true;
-            if channel.dropped {
-                state.release(header.channel);
+            if channel.finished {
+                state.forget(header.channel);
             }
         }
         state.repost(&mut std::iter::once(buffer));
@@ -337,8 +344,10 @@ impl Wire {
                 self.send(state, number, Kind::Close, &[(room, 0)])?;
             }
             state.closing.pop();
-            if state.channels.get(&number).is_some_and(|channel| channel.closed) {
-                state.release(number);
+            let Some(channel) = state.channels.get_mut(&number) else { continue };
+            channel.finished = true;
+            if channel.closed {
+                state.forget(number);
             }
         }
         Ok(())
@@ -466,13 +475,7 @@ impl State {
         }
     }
 
-    /// Both ends have closed a channel: its receives are free, once its own last message was sent.
-    fn release(&mut self, number: u32) {
-        if !self.closing.contains(&number) {
-            self.forget(number);
-        }
-    }
-
+    /// Nothing more comes for a channel: its receives are free.
     fn forget(&mut self, number: u32) {
         if let Some(channel) = self.channels.remove(&number) {
             self.slabs.release(channel.ways().receives());
