@@ -107,13 +107,13 @@ fn rdma(kind: Kind) -> Pair {
     rdma_channel(&a, &b)
 }
 
-/// A device, of several that are known to work the one of this place. For tests that are ignored unless
+/// A device, of several that are known to work the one of this place; for tests that are ignored unless
 /// they are asked for: there must be one.
 pub fn rdma_device(place: usize) -> Arc<Device> {
-    let here = device::require_any().and_then(|()| device::names()).unwrap();
+    let names = device::require_any().and_then(|()| device::names()).unwrap();
     let names: Vec<String> = match std::env::var("MLXD_TEST_RDMA_DEVICES") {
-        Ok(known) => known.split(' ').map(str::to_owned).collect(),
-        Err(_) => here.into_iter().take(1).collect(),
+        Ok(known) => known.split([',', ' ']).map(str::to_owned).collect(),
+        Err(_) => names.into_iter().take(1).collect(),
     };
     let name = names.get(place).unwrap_or(&names[0]);
     Arc::new(Device::open(name, Wanted::default()).unwrap())

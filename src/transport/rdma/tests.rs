@@ -1,4 +1,4 @@
-//! What channels of one wire are to each other. Each needs a device, and is skipped without one.
+//! What channels of one wire are to each other. Each needs a device, and is ignored unless it is asked for.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -123,6 +123,33 @@ fn what_was_given_up_in_the_middle_makes_room() {
     }
     exchange(&mut rdma_channel(&a, &b), 10);
     assert_eq!((a.registered(), b.registered()), before);
+}
+
+/// The peer's hello lies unread while its data lands: more often than there are buffers for it.
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn what_had_landed_before_it_was_given_up_is_posted_again() {
+    let (a, b) = rdma_wires(Kind::Rc);
+    let mut other = rdma_channel(&a, &b);
+    let (data, len) = (pattern(400_000, 1), 400_000);
+    for _ in 0..8 {
+        let (s, t) = streams();
+        let opening = |stream, wire: &Arc<Wire>| {
+            Opening::new(stream, "the other".to_owned(), Some(wire.clone()), BOTH).unwrap()
+        };
+        let given_up = opening(s, &a);
+        let mut sender = LateLink::new(Box::new(opening(t, &b)));
+        // SAFETY: `data` outlives the link.
+        unsafe { sender.post_send(data.as_ptr(), len) };
+        until(|| {
+            sender.progress().unwrap();
+            sender.sent() == len as u64
+        });
+        // Has the first end look at the wire.
+        exchange(&mut other, 10);
+        drop(given_up);
+    }
+    exchange(&mut other, 1_000_000);
 }
 
 #[test]
