@@ -51,7 +51,8 @@ file=$(mktemp)
 trap 'rm -f "$file"' EXIT
 make_matrix
 echo "$matrix" >"$file"
-# The launcher takes away what describes another world, so that this is said after it.
-world=(MLXD_TEST_BACKEND=jaccl "MLX_IBV_DEVICES=$file" "MLX_JACCL_COORDINATOR=127.0.0.1:$port")
-[ "$topology" != ring ] || world+=(MLX_JACCL_RING=1)
-"$launcher" -n "$ranks" -- env -u MLX_HOSTFILE "${world[@]}" "$@" </dev/null
+# The launcher takes away what describes another world than its own, unless it is told so.
+world=(--env MLXD_TEST_BACKEND=jaccl --env "MLX_IBV_DEVICES=$file"
+    --env "MLX_JACCL_COORDINATOR=127.0.0.1:$port")
+[ "$topology" != ring ] || world+=(--env MLX_JACCL_RING=1)
+"$launcher" -n "$ranks" "${world[@]}" -- "$@" </dev/null

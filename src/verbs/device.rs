@@ -244,7 +244,8 @@ impl Opened {
             // SAFETY: the context is open, and the GID is written to memory of ours.
             let code =
                 unsafe { (self.functions.query_gid)(self.context.as_ptr(), port, at, &mut gid) };
-            (code == 0 && gid != ibv_gid::default()).then_some(GidEntry {
+            // Most of a long table is empty, and to ask for the kind takes a file's reading.
+            (code == 0 && gid != ibv_gid::default()).then(|| GidEntry {
                 index,
                 gid,
                 kind: gid_kind(name, port, index),
