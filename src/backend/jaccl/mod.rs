@@ -34,16 +34,20 @@ const LAST_SENDS: Duration = Duration::from_secs(3);
 /// Starts a world, of two ranks at least.
 pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
     let deadline = Deadline::after(plan.control.connect_timeout);
-    // First, so that what is wrong with this rank's devices shows even where no other rank comes.
     let map = Map { devices: plan.devices.clone(), topology: plan.topology };
-    let devices = open(plan, &map)?;
+    let devices = open(plan, &map);
     let member = world_member(plan.size)?;
     let agreed = [
         format!("devices file={:08x}", crc32fast::hash(format!("{:?}", plan.devices).as_bytes())),
         format!("topology={}", plan.topology),
     ];
-    let (world, segment) =
-        control::start(&plan.control, &agreed, reactor, member.clone(), segment_bytes)?;
+    let met = control::start(&plan.control, &agreed, reactor, member.clone(), segment_bytes);
+    // What is wrong with this rank's devices is told to all who came, but first of all to this one.
+    let (world, segment, devices) = match (met, devices) {
+        (Ok((world, segment)), Ok(devices)) => (world, segment, devices),
+        (Ok((world, _)), Err(e)) => return Err(failed(&world, &member, e)),
+        (Err(_), Err(e)) | (Err(e), Ok(_)) => return Err(e),
+    };
     let kind = plan.queue_pair.map(|wanted| match wanted {
         QueuePairType::Rc => Kind::Rc,
         QueuePairType::Uc => Kind::Uc,
