@@ -5,12 +5,16 @@
 //! as not set.
 
 mod address;
+mod devices;
 mod hostfile;
+mod jaccl;
 mod mpi;
 mod start;
 
 pub use address::Address;
+pub use devices::{Devices, Topology};
 pub use hostfile::Hostfile;
+pub use jaccl::{JacclStart, QueuePairType};
 pub use mpi::{MpiLauncher, MpiSettings};
 pub use start::{Meeting, RingStart, Transport};
 

@@ -43,6 +43,8 @@ struct News {
 pub struct Starting<'a> {
     /// What it starts from.
     pub plan: &'a RingStart,
+    /// Settings beside the plan's that must be the same on all ranks.
+    pub agreed: &'a [String],
     /// The process's.
     pub reactor: &'a Arc<Reactor>,
     /// When the start is given up.
@@ -130,11 +132,12 @@ impl Starting<'_> {
     fn settings(&self, lanes: usize) -> Vec<String> {
         let RingStart { transport, checksums, .. } = self.plan;
         let checksums = if *checksums { "on" } else { "off" };
-        vec![
+        let own = [
             format!("checksums={checksums}"),
             format!("connections per rank={lanes}"),
             format!("transport={transport}"),
-        ]
+        ];
+        own.into_iter().chain(self.agreed.iter().cloned()).collect()
     }
 
     fn founding(
