@@ -6,6 +6,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 use mlxd::call::{Call, Verb};
 use mlxd::collective::plan;
+use mlxd::config::Topology;
 use mlxd::dtype::Dtype;
 
 /// Elements per rank of a small and of a large call: they may have different algorithms.
@@ -23,7 +24,9 @@ fn schedules(criterion: &mut Criterion) {
                 // A rank in the middle, neither the root nor next to it.
                 let rank = ranks / 2;
                 group.bench_function(BenchmarkId::new(name, ranks), |bencher| {
-                    bencher.iter(|| plan(black_box(&call), black_box(rank), black_box(ranks)));
+                    bencher.iter(|| {
+                        plan(black_box(&call), black_box(rank), black_box(ranks), Topology::Mesh)
+                    });
                 });
             }
         }

@@ -83,7 +83,8 @@ add_mpi_test(mismatched openmpi 2 "MLX_MPI_LIBNAME=libmpich.so.12" ${start} mism
 add_mpi_test(mismatched mpich 2 "MLX_MPI_LIBNAME=libmpi.so.40" ${start} mismatched)
 add_mpi_test(alone openmpi 0 "MLX_MPI_LIBNAME=libmpi.so.40" ${start} alone)
 add_mpi_test(alone mpich 0 "MLX_MPI_LIBNAME=libmpich.so.12" ${start} alone)
-add_test(NAME mpi_absent COMMAND "${ctests_dir}/mpi_absent.sh" mpi_start absent)
+add_test(NAME mpi_absent COMMAND "${ctests_dir}/without.sh"
+  "libmpi libmpich libmpi_abi" mpi_start absent)
 set_tests_properties(mpi_absent PROPERTIES LABELS "mpi;quick" TIMEOUT 60 SKIP_RETURN_CODE 77
   ENVIRONMENT "PATH=$<TARGET_FILE_DIR:mpi_start>:$ENV{PATH}")
 

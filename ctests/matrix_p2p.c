@@ -148,24 +148,36 @@ int main(void) {
     size = mlxd_group_size(world);
     queue = mlxd_stream_new();
     REQUIRE(queue != NULL);
+    /* 2 MiB: more than the sockets between two ranks can hold. Parts of the matrix are for places
+     * where that takes too long, and have 512 KiB. */
+    uint32_t part, parts;
+    size_t large = in_parts(&part, &parts) ? 1 << 17 : 1 << 19;
 
     if (size == 1) {
         alone();
     } else {
         for (mlxd_dtype dtype = 0; dtype < DTYPE_COUNT; dtype++) {
             for (size_t c = 0; c < TEST_COUNTS; c++) {
-                all_pairs(dtype, test_counts[c], c % 2 != 0 ? queue : NULL);
+                if (next_round()) {
+                    all_pairs(dtype, test_counts[c], c % 2 != 0 ? queue : NULL);
+                }
                 for (int distance = 1; distance < size; distance++) {
-                    shift(distance, dtype, test_counts[c], NULL);
-                    shift(distance, dtype, test_counts[c], queue);
+                    for (int streamed = 0; streamed < 2; streamed++) {
+                        if (next_round()) {
+                            shift(distance, dtype, test_counts[c], streamed != 0 ? queue : NULL);
+                        }
+                    }
                 }
             }
         }
         for (int distance = 1; distance < size; distance++) {
             shift_in_halves(distance, 1000);
-            /* 2 MiB: more than the sockets between two ranks can hold. */
-            shift_in_halves(distance, 1 << 19);
-            shift(distance, MLXD_FLOAT32, 1 << 19, NULL);
+            if (next_round()) {
+                shift_in_halves(distance, large);
+            }
+            if (next_round()) {
+                shift(distance, MLXD_FLOAT32, large, NULL);
+            }
         }
         uneven_exchange();
         order_is_kept();

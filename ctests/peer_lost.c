@@ -1,21 +1,22 @@
 /* A rank that dies: the others hear of it at once, on whatever they wait, by its rank; groups
  * without it go on. A rank that ends in good order takes nobody with it.
  *
- *   peer_lost TRANSPORT [CASE]       shm; tcp; or mixed: shared memory between some ranks, else TCP
+ *   peer_lost TRANSPORT [CASE]       shm; tcp; mixed: shared memory between some ranks, else TCP;
+ *                                    rdma: on the devices of the environment
  *
  * As a child: peer_lost member <case> <victim>, peer_lost leave */
-#include "starts.h"
+#include "rdma.h"
 
 #include <pthread.h>
 
 /* News within a second is the promise; a loaded machine gets more. */
-#define NEWS_LIMIT_S 5.0
+static double news_limit_s = 5.0;
 
 static mlxd_group *world;
 static int rank;
 static int size;
 
-/* "tcp" or "shm"; and the host of each rank, a letter, or none. */
+/* "tcp", "shm" or "rdma"; and the host of each rank, a letter, or none. */
 static const char *transport;
 static const char *hosts;
 
@@ -31,9 +32,14 @@ static mlxd_status small_sum(mlxd_group *group) {
     return mlxd_all_sum(group, &one, &sum, 1, MLXD_INT32, NULL);
 }
 
-/* Sums of 64 MiB, one after the other, until one fails. */
+/* Elements that are on their way for some time. */
+static size_t large_count(void) {
+    return strcmp(test_backend(), "jaccl") == 0 ? 1u << 20 : 16u << 20;
+}
+
+/* Sums of large vectors, one after the other, until one fails. */
 static mlxd_status large_sums(void) {
-    size_t count = 16u << 20;
+    size_t count = large_count();
     float *input = calloc(count, sizeof *input);
     float *output = calloc(count, sizeof *output);
     REQUIRE(input != NULL && output != NULL);
@@ -47,7 +53,7 @@ static mlxd_status large_sums(void) {
 }
 
 static mlxd_status large_message(int peer, bool sends) {
-    size_t count = 16u << 20;
+    size_t count = large_count();
     unsigned char *data = calloc(count, 1);
     REQUIRE(data != NULL);
     mlxd_status status = sends ? mlxd_send(world, data, count, MLXD_UINT8, peer, NULL)
@@ -56,7 +62,7 @@ static mlxd_status large_message(int peer, bool sends) {
     return status;
 }
 
-/* Messages of 16 MiB from the victim to the lowest of the others, until one fails. */
+/* Large messages from the victim to the lowest of the others, until one fails. */
 static mlxd_status large_messages(int victim) {
     int lowest = victim == 0 ? 1 : 0;
     mlxd_status status = MLXD_OK;
@@ -68,7 +74,7 @@ static mlxd_status large_messages(int victim) {
 
 /* Waits, in no call, until the world has failed. */
 static mlxd_status wait_for_news(void) {
-    double end = seconds() + NEWS_LIMIT_S;
+    double end = seconds() + news_limit_s;
     while (mlxd_group_status(world) == MLXD_OK && seconds() < end) {
         sleep_ms(5);
     }
@@ -118,7 +124,7 @@ static mlxd_status survive(const char *name, int victim, mlxd_stream *stream, ml
     if (strcmp(name, "others") == 0) {
         /* The group without the victim works before, meanwhile and until all of it have the news.
          */
-        double end = seconds() + NEWS_LIMIT_S;
+        double end = seconds() + news_limit_s;
         for (int32_t all_know = 0; all_know == 0;) {
             int32_t know = mlxd_group_status(world) != MLXD_OK || seconds() > end;
             REQUIRE_OK(mlxd_all_min(part, &know, &all_know, 1, MLXD_INT32, NULL));
@@ -226,8 +232,12 @@ static int member_main(char **argv) {
 
 static struct child member_start(int r, int ranks, int port, const char *const *arguments) {
     struct settings variables = {.count = 0};
-    by_coordinator(&variables, r, ranks, port);
-    SETTING(&variables, "MLXD_TRANSPORT=%s", transport);
+    if (strcmp(transport, "rdma") == 0) {
+        by_mesh(&variables, r, ranks, port);
+    } else {
+        by_coordinator(&variables, r, ranks, port);
+        SETTING(&variables, "MLXD_TRANSPORT=%s", transport);
+    }
     if (hosts != NULL) {
         SETTING(&variables, "MLXD_HOST_ID=%c", hosts[r]);
     }
@@ -268,7 +278,7 @@ static void run_case(const char *name, int ranks, int victim) {
         }
         CHECK(right);
         CHECK(named);
-        CHECK(took < NEWS_LIMIT_S);
+        CHECK(took < news_limit_s);
     }
     for (int r = 0; r < ranks; r++) {
         int end = child_end(&children[r]);
@@ -310,18 +320,23 @@ static void leave_in_turn(void) {
 }
 
 int main(int argc, char **argv) {
+    int end;
     if (argc == 4 && strcmp(argv[1], "member") == 0) {
         return member_main(argv);
     }
     if (argc == 2 && strcmp(argv[1], "leave") == 0) {
         return leave_main();
     }
-    check_start(170);
-    program = argv[0];
+    if (starts_begin(argc, argv, &end)) {
+        return end;
+    }
     REQUIRE(argc > 1);
     bool mixed = strcmp(argv[1], "mixed") == 0;
     transport = mixed ? "auto" : argv[1];
     hosts = mixed ? "aaba" : NULL;
+    if (strcmp(transport, "rdma") == 0) {
+        news_limit_s = 2.0;
+    }
     const char *only = argc > 2 ? argv[2] : NULL;
     for (size_t i = 0; i < CASES; i++) {
         if (only != NULL && strcmp(only, cases[i]) != 0) {
@@ -337,5 +352,5 @@ int main(int argc, char **argv) {
         run_case("recv", 2, 0);
     }
     leave_in_turn();
-    return check_finish("peer_lost");
+    return starts_finish("peer_lost");
 }

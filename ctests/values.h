@@ -10,11 +10,38 @@
 
 #include "check.h"
 
+#include <inttypes.h>
+
 #define DTYPE_COUNT 14
 #define MAX_RANKS 16
 
 static const size_t test_counts[] = {0, 1, 2, 3, 7, 1000, 4097};
 #define TEST_COUNTS (sizeof test_counts / sizeof test_counts[0])
+
+/* Whether a matrix is to be walked in part: MLXD_TEST_PART=k/n is the k-th (from 0) of n parts. */
+static inline bool in_parts(uint32_t *part, uint32_t *parts) {
+    const char *text = getenv("MLXD_TEST_PART");
+    if (text == NULL || text[0] == '\0') {
+        return false;
+    }
+    if (sscanf(text, "%" SCNu32 "/%" SCNu32, part, parts) != 2 || *part >= *parts) {
+        REQUIRE(!"MLXD_TEST_PART is k/n");
+    }
+    return true;
+}
+
+/* Whether the next round of a matrix is to be run, which all ranks ask in one order. Each is in one
+ * part, and which one follows no pattern: every part has something of all that a matrix varies. */
+static inline bool next_round(void) {
+    static uint32_t rounds;
+    uint32_t part = 0;
+    uint32_t parts = 1;
+    if (!in_parts(&part, &parts)) {
+        return true;
+    }
+    uint32_t mixed = (rounds++ * UINT32_C(2654435761)) >> 16;
+    return mixed % parts == part;
+}
 
 enum reduction { REDUCE_SUM, REDUCE_MAX, REDUCE_MIN };
 

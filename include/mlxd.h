@@ -262,10 +262,11 @@ bool mlxd_is_available(const char *backend);
  * do variables that announce a world of more than one which no backend could start.
  *
  * "mpi" asks MPI who the other ranks are, initialising it if the program has not; "any" takes it
- * only in a process that an MPI launcher started. "nccl" is for GPUs: it uses the calling thread's current
- * CUDA device; if there is none, it chooses one by LOCAL_RANK or the rank's number on its machine, and makes
- * that the thread's current one. "any" takes it only if NCCL_HOST_IP and NCCL_PORT are set, and a device is
- * there.
+ * only in a process that an MPI launcher started. "jaccl" starts from MLX_IBV_DEVICES, MLX_RANK and
+ * MLX_JACCL_COORDINATOR, as MLX does. "nccl" is for GPUs: it uses the calling thread's current CUDA
+ * device; if there is none, it chooses one by LOCAL_RANK or the rank's number on its machine, and
+ * makes that the thread's current one. "any" takes it only if NCCL_HOST_IP and NCCL_PORT are set,
+ * and a device is there.
  *
  * Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS (on nccl, if that is not set, at most
  * MLX_NCCL_TIMEOUT, or 5 minutes). Any thread; calls that start worlds run one after the other.
@@ -279,14 +280,15 @@ bool mlxd_is_available(const char *backend);
  * - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
  * - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
  *   that cannot be listened at; MLXD_TRANSPORT is shm and the ranks are on several hosts; the MPI
- *   library is not the launcher's.
+ *   library is not the launcher's; the file of RDMA devices has no mesh and no ring, or names a
+ *   device that is not here.
  * - MLXD_ERROR_TIMEOUT: ranks did not come; the message names them.
  * - MLXD_ERROR_AUTH: MLXD_SECRET differs between ranks.
  * - MLXD_ERROR_PEER_LOST: a rank was lost during the start.
  * - MLXD_ERROR_ABORTED: a rank that was ready earlier has called mlxd_group_abort() already.
  * - MLXD_ERROR_SYSTEM: a socket, a thread, or (if MLXD_TRANSPORT is shm) shared memory could not be
  *   made.
- * - MLXD_ERROR_BACKEND: MPI, CUDA or NCCL reported an error.
+ * - MLXD_ERROR_BACKEND: MPI, CUDA, NCCL or libibverbs reported an error.
  */
 mlxd_group *mlxd_init(bool strict,
                       const char *backend);
@@ -473,7 +475,8 @@ void mlxd_group_free(mlxd_group *group);
  * - MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
  * - MLXD_ERROR_SYSTEM: a call to the operating system failed, there is no memory for scratch space, or
  *   a checksum was wrong (MLXD_CHECKSUM); the message says between which ranks, and where.
- * - MLXD_ERROR_BACKEND: MPI, CUDA or NCCL reported an error; the message has its words.
+ * - MLXD_ERROR_BACKEND: MPI, CUDA, NCCL or an RDMA device reported an error; the message has its
+ *   words.
  */
 mlxd_status mlxd_all_sum(mlxd_group *group,
                          const void *input,
@@ -704,7 +707,7 @@ mlxd_status mlxd_options_set(mlxd_options *options, const char *name, const char
 /**
  * Lets the ranks find each other through the caller's own all-gather instead of a coordinator's
  * address: with MLXD_RANK and MLXD_WORLD_SIZE, rank 0 listens at a free port and `fn` brings its
- * addresses to the others. `user_data` is passed on as it is; both must stay valid until the
+ * addresses to the others; "jaccl" takes the number of ranks from MLX_IBV_DEVICES instead. `user_data` is passed on as it is; both must stay valid until the
  * options have been freed. Wins over every other way to start. One thread at a time; never blocks,
  * and does not call `fn`.
  *

@@ -48,6 +48,16 @@ need() {
     fi
 }
 
+# need_file PATTERN PACKAGE: the same for a package that is known by a file, named by a shell pattern.
+need_file() {
+    if compgen -G "$1" >/dev/null; then
+        return 0
+    fi
+    say "installing $2"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" ||
+        die "could not install it; as root: apt-get install $2"
+}
+
 # Puts cargo on PATH, as rustup does for new shells.
 find_cargo() {
     if ! command -v cargo >/dev/null; then

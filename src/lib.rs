@@ -13,6 +13,7 @@
 //! | [`collective`] | algorithms as data, and the one engine that runs them over links |
 //! | [`transport`] | links: posted sends and receives to one peer |
 //! | [`control`] | rendezvous, liveness, failures, late connections: one thread per process |
+//! | [`verbs`] | libibverbs, opened at run time: devices, queue pairs, registered memory |
 //! | [`reduce`] | kernels: `out[i] = a[i] op b[i]` |
 //! | [`cuda`], [`dynamic`] | the CUDA driver, whose memory a pointer is; libraries opened at run time |
 //! | [`config`], [`call`], [`frame`], [`health`], [`wait`], [`thread`], [`dtype`], [`error`], [`log`] | words that all use |
@@ -39,4 +40,5 @@ pub mod registry;
 pub mod stream;
 pub mod thread;
 pub mod transport;
+pub mod verbs;
 pub mod wait;

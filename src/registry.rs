@@ -10,12 +10,13 @@ use parking_lot::Mutex;
 
 use crate::backend::mpi::{self, Mpi};
 use crate::backend::nccl::{self, Nccl};
-use crate::backend::{Limits, ring::Ring};
+use crate::backend::{Limits, jaccl, ring};
 use crate::config::Settings;
 use crate::error::{Error, Result, Status, fail};
 use crate::group::Group;
 use crate::process::{self, Process};
 use crate::recorder::archive::Archive;
+use crate::verbs::device;
 use crate::wait::Deadline;
 
 /// A backend as callers name it.
@@ -56,7 +57,7 @@ impl Name {
                 Settings::default().mpi().and_then(|settings| mpi::open(&settings)).is_ok()
             }
             Name::Nccl => nccl::open(&Settings::default().nccl_library()).is_ok(),
-            Name::Jaccl => false,
+            Name::Jaccl => device::require_any().is_ok(),
         }
     }
 }
@@ -185,14 +186,13 @@ fn attempt(process: &Process, name: Name, any: bool, settings: &Settings) -> Res
             Ok(Attempt::Nothing(Error::new(Status::Config, reason)))
         }
         Name::Mpi => attempt_mpi(process, settings),
+        Name::Jaccl => attempt_jaccl(process, settings),
         Name::Nccl if any && !settings.is_for_nccl() => {
             let reason = "NCCL_HOST_IP and NCCL_PORT are not set";
             Ok(Attempt::Nothing(Error::new(Status::Config, reason)))
         }
         Name::Nccl => attempt_nccl(process, settings),
-        Name::Any | Name::Jaccl => {
-            Ok(Attempt::Nothing(Error::new(Status::Unavailable, "not in this build")))
-        }
+        Name::Any => Ok(Attempt::Nothing(Error::new(Status::Unavailable, "not in this build"))),
     }
 }
 
@@ -206,7 +206,7 @@ fn attempt_ring(process: &Process, settings: &Settings) -> Result<Attempt> {
         return Ok(Attempt::Started(Group::alone("ring", limits, archive)?));
     }
     let scene = format!("rank {} of {}", plan.rank, plan.size);
-    let ring = Ring::start(&plan, &process.reactor).map_err(|e| e.at(scene))?;
+    let ring = ring::start(&plan, &process.reactor).map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(ring), limits, archive)?))
 }
 
@@ -225,6 +225,23 @@ fn attempt_mpi(process: &Process, settings: &Settings) -> Result<Attempt> {
     let scene = format!("rank {} of {}", runtime.rank, runtime.size);
     let mpi = Mpi::start(runtime, &start, limits, deadline).map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(mpi), limits, archive)?))
+}
+
+fn attempt_jaccl(process: &Process, settings: &Settings) -> Result<Attempt> {
+    let Some(plan) = settings.jaccl_start()? else {
+        let reason = Settings::jaccl_start_missing();
+        return Ok(Attempt::Nothing(Error::new(Status::Config, reason)));
+    };
+    let (limits, archive) = (limits(settings)?, archive(process, settings));
+    if let Err(e) = device::require_any() {
+        return Ok(Attempt::Nothing(e));
+    }
+    if plan.size == 1 {
+        return Ok(Attempt::Started(Group::alone("jaccl", limits, archive)?));
+    }
+    let scene = format!("rank {} of {}", plan.rank, plan.size);
+    let jaccl = jaccl::start(&plan, &process.reactor).map_err(|e| e.at(scene))?;
+    Ok(Attempt::Started(Group::new(Box::new(jaccl), limits, archive)?))
 }
 
 fn attempt_nccl(process: &Process, settings: &Settings) -> Result<Attempt> {

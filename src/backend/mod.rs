@@ -1,5 +1,7 @@
 //! What a group runs on: one interface of whole operations, and its makers.
 
+pub mod jaccl;
+mod linked;
 pub mod mpi;
 pub mod nccl;
 pub mod ring;

@@ -107,7 +107,8 @@ unsafe fn collective(
 /// - MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
 /// - MLXD_ERROR_SYSTEM: a call to the operating system failed, there is no memory for scratch space, or
 ///   a checksum was wrong (MLXD_CHECKSUM); the message says between which ranks, and where.
-/// - MLXD_ERROR_BACKEND: MPI, CUDA or NCCL reported an error; the message has its words.
+/// - MLXD_ERROR_BACKEND: MPI, CUDA, NCCL or an RDMA device reported an error; the message has its
+///   words.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_all_sum(
     group: *mut mlxd_group,

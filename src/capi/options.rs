@@ -65,7 +65,7 @@ pub unsafe extern "C" fn mlxd_options_set(
 
 /// Lets the ranks find each other through the caller's own all-gather instead of a coordinator's
 /// address: with MLXD_RANK and MLXD_WORLD_SIZE, rank 0 listens at a free port and `fn` brings its
-/// addresses to the others. `user_data` is passed on as it is; both must stay valid until the
+/// addresses to the others; "jaccl" takes the number of ranks from MLX_IBV_DEVICES instead. `user_data` is passed on as it is; both must stay valid until the
 /// options have been freed. Wins over every other way to start. One thread at a time; never blocks,
 /// and does not call `fn`.
 ///

@@ -35,10 +35,11 @@ pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
 /// do variables that announce a world of more than one which no backend could start.
 ///
 /// "mpi" asks MPI who the other ranks are, initialising it if the program has not; "any" takes it
-/// only in a process that an MPI launcher started. "nccl" is for GPUs: it uses the calling thread's current
-/// CUDA device; if there is none, it chooses one by LOCAL_RANK or the rank's number on its machine, and makes
-/// that the thread's current one. "any" takes it only if NCCL_HOST_IP and NCCL_PORT are set, and a device is
-/// there.
+/// only in a process that an MPI launcher started. "jaccl" starts from MLX_IBV_DEVICES, MLX_RANK and
+/// MLX_JACCL_COORDINATOR, as MLX does. "nccl" is for GPUs: it uses the calling thread's current CUDA
+/// device; if there is none, it chooses one by LOCAL_RANK or the rank's number on its machine, and
+/// makes that the thread's current one. "any" takes it only if NCCL_HOST_IP and NCCL_PORT are set,
+/// and a device is there.
 ///
 /// Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS (on nccl, if that is not set, at most
 /// MLX_NCCL_TIMEOUT, or 5 minutes). Any thread; calls that start worlds run one after the other.
@@ -52,14 +53,15 @@ pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
 /// - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only).
 /// - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
 ///   that cannot be listened at; MLXD_TRANSPORT is shm and the ranks are on several hosts; the MPI
-///   library is not the launcher's.
+///   library is not the launcher's; the file of RDMA devices has no mesh and no ring, or names a
+///   device that is not here.
 /// - MLXD_ERROR_TIMEOUT: ranks did not come; the message names them.
 /// - MLXD_ERROR_AUTH: MLXD_SECRET differs between ranks.
 /// - MLXD_ERROR_PEER_LOST: a rank was lost during the start.
 /// - MLXD_ERROR_ABORTED: a rank that was ready earlier has called mlxd_group_abort() already.
 /// - MLXD_ERROR_SYSTEM: a socket, a thread, or (if MLXD_TRANSPORT is shm) shared memory could not be
 ///   made.
-/// - MLXD_ERROR_BACKEND: MPI, CUDA or NCCL reported an error.
+/// - MLXD_ERROR_BACKEND: MPI, CUDA, NCCL or libibverbs reported an error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_init(strict: mlxd_truth, backend: *const c_char) -> *mut mlxd_group {
     guard_value(std::ptr::null_mut(), || {

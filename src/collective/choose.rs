@@ -1,11 +1,12 @@
-//! Which algorithm runs: the one place that decides it, from the call and the number of ranks, so
-//! that all ranks decide alike.
+//! Which algorithm runs: the one place that decides it, from the call, the number of ranks and how they
+//! are connected, so that all ranks decide alike.
 //!
 //! Over links an [`Algorithm`] runs; ranks that all share one host meet at a board, where a
 //! [`Pattern`] does.
 
 use super::board::pattern::{Kind, Pattern};
 use crate::call::{Call, Verb};
+use crate::config::Topology;
 use crate::dtype::Dtype;
 
 /// An algorithm for links.
@@ -32,13 +33,20 @@ impl Algorithm {
             }
             Verb::AllGather | Verb::Split => &[Algorithm::Bruck, Algorithm::Ring],
             Verb::Broadcast => &[Algorithm::Tree, Algorithm::Ring],
-            Verb::AllToAll | Verb::Barrier | Verb::Message => &[Algorithm::Pairwise],
+            Verb::Barrier => &[Algorithm::Pairwise, Algorithm::Ring],
+            Verb::AllToAll | Verb::Message => &[Algorithm::Pairwise],
         }
     }
 }
 
-/// The algorithm for a call on this number of ranks.
-pub fn choose(call: &Call, size: usize) -> Algorithm {
+/// The algorithm for a call on this number of ranks. Where only neighbours reach each other well, what can
+/// be done between them is, however few bytes there are; blocks of an all-to-all go straight to their
+/// ranks all the same.
+pub fn choose(call: &Call, size: usize, topology: Topology) -> Algorithm {
+    let algorithms = Algorithm::of(call.verb);
+    if topology == Topology::Ring && algorithms.contains(&Algorithm::Ring) {
+        return Algorithm::Ring;
+    }
     let bytes = input_bytes(call);
     let few = match call.verb {
         Verb::AllSum | Verb::AllMax | Verb::AllMin => bytes <= few_to_reduce(size),
@@ -47,7 +55,7 @@ pub fn choose(call: &Call, size: usize) -> Algorithm {
         Verb::Broadcast => bytes <= FEW_TO_BROADCAST,
         Verb::AllToAll | Verb::Barrier | Verb::Message => true,
     };
-    match Algorithm::of(call.verb) {
+    match algorithms {
         [first, ..] if few => *first,
         [.., last] => *last,
         [] => Algorithm::Ring,

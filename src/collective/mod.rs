@@ -20,12 +20,13 @@ mod walk;
 pub use choose::{Algorithm, choose, choose_at_board, streams};
 
 use crate::call::{Call, Verb};
+use crate::config::Topology;
 use crate::reduce::Reduction;
 use schedule::Schedule;
 
 /// What this rank does in a call.
-pub fn plan(call: &Call, rank: usize, size: usize) -> Schedule {
-    schedule(choose(call, size), call, rank, size)
+pub fn plan(call: &Call, rank: usize, size: usize, topology: Topology) -> Schedule {
+    schedule(choose(call, size, topology), call, rank, size)
 }
 
 /// How what meets in a call is combined.
@@ -54,6 +55,7 @@ fn schedule(algorithm: Algorithm, call: &Call, rank: usize, size: usize) -> Sche
         (Verb::Broadcast, Algorithm::Tree) => tree::broadcast(rank, size, count, root),
         (Verb::Broadcast, _) => ring::broadcast(rank, size, count, root),
         (Verb::AllToAll, _) => pairwise::all_to_all(rank, size, count),
+        (Verb::Barrier, Algorithm::Ring) => ring::barrier(rank, size),
         (Verb::Barrier, _) => pairwise::barrier(rank, size),
         (Verb::Message, _) => Schedule::default(),
     }

@@ -161,3 +161,19 @@ pub fn broadcast(rank: usize, size: usize, count: usize, root: usize) -> Schedul
     });
     Schedule { steps: interleave(laps.collect()), scratch: 0 }
 }
+
+/// In each of half as many rounds as there are ranks, every rank passes on to both neighbours what it has
+/// heard of from the other side: then each has heard of all.
+pub fn barrier(rank: usize, size: usize) -> Schedule {
+    let laps = [true, false].map(|rightward| {
+        // Received before the next is sent: what one rank has heard of travels on with its token.
+        let token = Span { buffer: Buffer::Scratch, start: usize::from(rightward), len: 1 };
+        let lap = Lap { rank, size, rightward, start: 0, count: 1 };
+        let round = [
+            Step::Send { to: lap.to(), from: token },
+            Step::Recv { from: lap.from(), into: token },
+        ];
+        round.repeat(size / 2)
+    });
+    Schedule { steps: interleave(laps.into()), scratch: 2 }
+}

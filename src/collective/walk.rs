@@ -4,8 +4,9 @@
 use super::engine::{Advance, Engine, Job};
 use super::links::{Links, Way};
 use super::schedule::{Buffer, Step};
-use super::{Algorithm, reduction, schedule};
+use super::{Algorithm, plan, reduction, schedule};
 use crate::call::{Call, Header, Verb};
+use crate::config::Topology;
 use crate::dtype::Dtype;
 use crate::reduce::kernel;
 use crate::transport::Link;
@@ -25,6 +26,11 @@ const VERBS: [Verb; 7] = [
 fn algorithms() -> impl Iterator<Item = (Verb, Algorithm)> {
     let of = |verb| Algorithm::of(verb).iter().map(move |algorithm| (verb, *algorithm));
     VERBS.into_iter().flat_map(of)
+}
+
+/// The same of a barrier, which has no data.
+fn barriers() -> impl Iterator<Item = (Verb, Algorithm)> {
+    Algorithm::of(Verb::Barrier).iter().map(|algorithm| (Verb::Barrier, *algorithm))
 }
 
 /// The call, with `count` made a multiple of `size` where it must be one.
@@ -240,14 +246,14 @@ fn several_lanes_share_the_bytes() {
 
 #[test]
 fn nobody_leaves_a_barrier_before_all_have_come() {
-    for size in 2..=9 {
+    for (size, (_, algorithm)) in (2..=9).flat_map(|size| barriers().map(move |b| (size, b))) {
         let call = call(Verb::Barrier, 0, size, 0);
         for late in 0..size {
             let mut ranks: Vec<(Engine, Links)> = world(size, 1, 1 << 10)
                 .into_iter()
                 .enumerate()
                 .map(|(rank, links)| {
-                    let schedule = schedule(Algorithm::Pairwise, &call, rank, size);
+                    let schedule = schedule(algorithm, &call, rank, size);
                     let mut engine = Engine::default();
                     let (input, output) = (std::ptr::null(), std::ptr::null_mut());
                     let header = Header { call, before: None };
@@ -277,7 +283,7 @@ fn nobody_leaves_a_barrier_before_all_have_come() {
 #[test]
 fn sends_and_receives_pair_up() {
     for size in 1..=9 {
-        for (verb, algorithm) in algorithms().chain([(Verb::Barrier, Algorithm::Pairwise)]) {
+        for (verb, algorithm) in algorithms().chain(barriers()) {
             for count in [0, 1, 4, 10, 23] {
                 let call = call(verb, count, size, size / 2);
                 let steps: Vec<Vec<Step>> =
@@ -305,6 +311,25 @@ fn sends_and_receives_pair_up() {
                             .collect();
                         assert_eq!(sent, received, "{call} from {from} to {to} of {size}");
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Where ranks form a ring, nobody talks to any but its neighbours, unless data has to go elsewhere.
+#[test]
+fn in_a_ring_only_neighbours_talk() {
+    for size in 2..=9 {
+        for verb in VERBS.into_iter().chain([Verb::Barrier, Verb::Split]) {
+            for count in [1, 7, 100_000] {
+                let call = call(verb, count, size, size / 2);
+                for rank in 0..size {
+                    let schedule = plan(&call, rank, size, Topology::Ring);
+                    let beside =
+                        |peer: &usize| [1, size - 1].contains(&((peer + size - rank) % size));
+                    let all_beside = schedule.peers().iter().all(beside);
+                    assert_eq!(all_beside, verb != Verb::AllToAll || size < 4, "{call} of {size}");
                 }
             }
         }

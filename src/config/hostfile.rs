@@ -71,7 +71,7 @@ impl Hostfile {
     }
 }
 
-fn kind(json: &Value) -> &'static str {
+pub(super) fn kind(json: &Value) -> &'static str {
     match json {
         Value::Null => "null",
         Value::Bool(_) => "true or false",

@@ -5,13 +5,17 @@
 //! as not set.
 
 mod address;
+mod devices;
 mod hostfile;
+mod jaccl;
 mod mpi;
 mod nccl;
 mod start;
 
 pub use address::Address;
+pub use devices::{Devices, Topology};
 pub use hostfile::Hostfile;
+pub use jaccl::{JacclStart, QueuePairType};
 pub use mpi::{MpiLauncher, MpiSettings};
 pub use nccl::{NcclLibrary, NcclStart};
 pub use start::{Meeting, RingStart, Transport};

@@ -204,7 +204,7 @@ fn within(rank: &Found, size: &Found) -> Result<(usize, usize)> {
     Ok((rank_within(rank, ranks, &size.to_string())?, ranks))
 }
 
-fn rank_within(rank: &Found, size: usize, world: &str) -> Result<usize> {
+pub(super) fn rank_within(rank: &Found, size: usize, world: &str) -> Result<usize> {
     let number = parse::<usize>(rank, "a rank, 0 or more")?;
     if number >= size {
         let last = size - 1;

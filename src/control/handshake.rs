@@ -48,6 +48,8 @@ pub enum Purpose {
     Collective = 3,
     /// A lane of a group's messages from the caller to the listener.
     Message = 4,
+    /// To introduce the ends of a wire to each other.
+    Wire = 5,
 }
 
 /// Who calls, whom, and for what.
@@ -101,6 +103,7 @@ impl Hello {
             2 => Purpose::Control,
             3 => Purpose::Collective,
             4 => Purpose::Message,
+            5 => Purpose::Wire,
             other => fail!(Config, "a hello for the unknown purpose {other}"),
         };
         let mut nonce = [0; 16];

@@ -1,22 +1,26 @@
 //! What every kind of link must do, and each kind held against it.
 
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checked::CheckedLink;
-use super::late::LateLink;
+use super::late::{Arrival, LateLink};
 use super::local::LocalLink;
+use super::rdma::{Introduction, Opening, Stub, Ways, Wire};
 use super::segment::Segment;
 use super::shm::ShmLink;
 use super::tcp::TcpLink;
 use super::{Landing, Link};
 use crate::dtype::Dtype;
-use crate::error::Status;
+use crate::error::{Result, Status};
 use crate::reduce::{Reduction, kernel};
+use crate::verbs::device::{self, Device, Wanted};
+use crate::verbs::queue_pair::Kind;
 use crate::wait::Wake;
 
-type Pair = (Box<dyn Link>, Box<dyn Link>);
+pub type Pair = (Box<dyn Link>, Box<dyn Link>);
 
 fn local(capacity: usize) -> Pair {
     let (a, b) = LocalLink::pair(capacity);
@@ -69,13 +73,71 @@ fn shm(len: usize) -> Pair {
 /// TCP, where one end has to be asked three times before it is there.
 fn late() -> Pair {
     let (a, b) = tcp();
-    let (mut there, mut looks) = (Some(b), 0);
-    let arrive = move || {
-        looks += 1;
-        Ok(if looks < 3 { None } else { there.take() })
+    (
+        a,
+        Box::new(LateLink::new(Box::new(Third {
+            there: Some(b),
+            looks: 0,
+            wake: Wake::new().unwrap(),
+        }))),
+    )
+}
+
+/// Comes at the third look.
+struct Third {
+    there: Option<Box<dyn Link>>,
+    looks: usize,
+    wake: Wake,
+}
+
+impl Arrival for Third {
+    fn look(&mut self) -> Result<Option<Box<dyn Link>>> {
+        self.looks += 1;
+        Ok(if self.looks < 3 { None } else { self.there.take() })
+    }
+
+    fn bell(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+/// Over RDMA.
+fn rdma(kind: Kind) -> Pair {
+    let (a, b) = rdma_wires(kind);
+    rdma_channel(&a, &b)
+}
+
+/// A device, of several that are known to work the one of this place; for tests that are ignored unless
+/// they are asked for: there must be one.
+pub fn rdma_device(place: usize) -> Arc<Device> {
+    let names = device::require_any().and_then(|()| device::names()).unwrap();
+    let names: Vec<String> = match std::env::var("MLXD_TEST_RDMA_DEVICES") {
+        Ok(known) => known.split([',', ' ']).map(str::to_owned).collect(),
+        Err(_) => names.into_iter().take(1).collect(),
     };
-    let wake = Arc::new(Wake::new().unwrap());
-    (a, Box::new(LateLink::new(Box::new(arrive), wake)))
+    let name = names.get(place).unwrap_or(&names[0]);
+    Arc::new(Device::open(name, Wanted::default()).unwrap())
+}
+
+/// Both ends of a wire, on two devices if there are two.
+pub fn rdma_wires(kind: Kind) -> (Arc<Wire>, Arc<Wire>) {
+    let stub = |place| Stub::new(&rdma_device(place), Some(kind)).unwrap();
+    let (a, b) = (stub(0), stub(1));
+    let travel = |stub: &Stub| Introduction::decode(&stub.introduction().encode()).unwrap();
+    let (of_a, of_b) = (travel(&a), travel(&b));
+    let a = a.connect(&of_b, "rank 1").unwrap();
+    (Arc::new(a), Arc::new(b.connect(&of_a, "rank 0").unwrap()))
+}
+
+/// Both ends of a new channel of a wire.
+pub fn rdma_channel(a: &Arc<Wire>, b: &Arc<Wire>) -> Pair {
+    let ways = Ways { sends: true, receives: true };
+    let (s, t) = streams();
+    let link = |stream, wire: &Arc<Wire>, peer: &str| -> Box<dyn Link> {
+        let opening = Opening::new(stream, peer.to_owned(), Some(wire.clone()), ways).unwrap();
+        Box::new(LateLink::new(Box::new(opening)))
+    };
+    (link(s, a, "rank 1"), link(t, b, "rank 0"))
 }
 
 /// Bytes that differ by place and seed.
@@ -244,6 +306,14 @@ macro_rules! every_link {
         }
         mod over_tcp_that_comes_late {
             $(#[test] fn $check() { super::$check(super::late()) })*
+        }
+        mod over_rdma {
+            $(#[test] #[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+            fn $check() { super::$check(super::rdma(super::Kind::Rc)) })*
+        }
+        mod over_unreliable_rdma {
+            $(#[test] #[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+            fn $check() { super::$check(super::rdma(super::Kind::Uc)) })*
         }
         mod over_tcp_with_checksums {
             $(#[test] fn $check() { super::$check(super::checked(super::tcp_ends())) })*

@@ -1,26 +1,28 @@
-//! A link whose peer calls: takes posts at once, moves bytes once the connection has come in.
+//! A link that comes later: takes posts at once, moves bytes once it is there.
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::os::fd::BorrowedFd;
 
 use super::{Interest, Landing, Link};
 use crate::error::Result;
-use crate::wait::Wake;
 
-/// Looks for the connection: `None` while it has not come.
-pub type Arrive = Box<dyn FnMut() -> Result<Option<Box<dyn Link>>> + Send>;
+/// What a link comes of.
+pub trait Arrival: Send {
+    /// Looks for the link: `None` while it has not come.
+    fn look(&mut self) -> Result<Option<Box<dyn Link>>>;
+
+    /// Ready to read when it is time to look again.
+    fn bell(&self) -> BorrowedFd<'_>;
+}
 
 /// A link that is there or will be.
 pub struct LateLink {
     state: State,
-    /// Woken when it is time to look for the connection.
-    wake: Arc<Wake>,
 }
 
 enum State {
     Coming {
-        arrive: Arrive,
+        arrival: Box<dyn Arrival>,
         sends: VecDeque<(*const u8, usize)>,
         recvs: VecDeque<(Landing, usize)>,
     },
@@ -31,10 +33,10 @@ enum State {
 unsafe impl Send for LateLink {}
 
 impl LateLink {
-    /// A link that `arrive` gives, to be asked when `wake` is woken.
-    pub fn new(arrive: Arrive, wake: Arc<Wake>) -> LateLink {
+    /// The link that will come of `arrival`.
+    pub fn new(arrival: Box<dyn Arrival>) -> LateLink {
         let (sends, recvs) = (VecDeque::new(), VecDeque::new());
-        LateLink { state: State::Coming { arrive, sends, recvs }, wake }
+        LateLink { state: State::Coming { arrival, sends, recvs } }
     }
 }
 
@@ -56,10 +58,8 @@ impl Link for LateLink {
     }
 
     fn progress(&mut self) -> Result<bool> {
-        if let State::Coming { arrive, sends, recvs } = &mut self.state {
-            // Cleared first: what comes after the look wakes again.
-            self.wake.clear();
-            let Some(mut link) = arrive()? else {
+        if let State::Coming { arrival, sends, recvs } = &mut self.state {
+            let Some(mut link) = arrival.look()? else {
                 return Ok(false);
             };
             // SAFETY: whoever posted these vouches for them still: nothing has been counted.
@@ -102,8 +102,8 @@ impl Link for LateLink {
     fn interest(&self) -> Option<Interest<'_>> {
         match &self.state {
             State::Here(link) => link.interest(),
-            State::Coming { .. } => {
-                Some(Interest { fd: self.wake.as_fd(), read: true, write: false })
+            State::Coming { arrival, .. } => {
+                Some(Interest { fd: arrival.bell(), read: true, write: false })
             }
         }
     }

@@ -18,6 +18,7 @@ pub mod copy;
 pub mod late;
 pub mod local;
 pub mod posts;
+pub mod rdma;
 pub mod segment;
 pub mod shm;
 pub mod tcp;

@@ -127,8 +127,8 @@ impl Fault {
             // All come to rank 0; of two others the higher calls.
             Purpose::Join => (1 + random.below(ranks as u64 - 1) as usize, 0),
             Purpose::Control => (ranks - 1, 1 + random.below(ranks as u64 - 2) as usize),
-            // The lower calls.
-            Purpose::Collective => {
+            // The lower calls. (There are no wires where a proxy can be.)
+            Purpose::Collective | Purpose::Wire => {
                 let to = other(random, any);
                 (any.min(to), any.max(to))
             }
@@ -142,7 +142,7 @@ impl Fault {
             (Purpose::Join, true) => 1000,
             (Purpose::Control, false) => 120,
             (Purpose::Control, true) => 80,
-            (Purpose::Collective, _) => 1 << 20,
+            (Purpose::Collective | Purpose::Wire, _) => 1 << 20,
             (Purpose::Message, false) if transport == "shm" => 110,
             (Purpose::Message, false) => 900 << 10,
             (Purpose::Message, true) => 80,

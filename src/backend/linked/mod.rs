@@ -1,9 +1,14 @@
-//! The ring backend: collectives and messages over links between processes.
+//! Groups over links between processes: their collectives, messages, splits and ends. What the links are
+//! made of is the [`Fabric`]'s affair: the backends on links differ in nothing else.
 
 mod collectives;
+mod fabric;
 mod lanes;
 mod messages;
 mod node;
+
+pub use fabric::{Fabric, Lane, Rings};
+pub use node::bytes as segment_bytes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,8 +21,8 @@ use crate::call::CallLog;
 use crate::collective::board::Runner;
 use crate::collective::engine::Engine;
 use crate::collective::links::{Links, Way};
-use crate::config::RingStart;
-use crate::control::{self, Member, Reactor, Seat};
+use crate::config::Topology;
+use crate::control::{Member, Seat};
 use crate::error::{Error, Result, Status};
 use crate::health::Health;
 use crate::recorder::document::Identity;
@@ -39,7 +44,7 @@ enum Ground {
 }
 
 /// A group over shared memory and links.
-pub struct Ring {
+pub struct Linked {
     world: Arc<Seat>,
     member: Member,
     rank: usize,
@@ -47,59 +52,69 @@ pub struct Ring {
     node: Option<Node>,
     /// Whether every rank of this machine has a core of its own.
     spin: bool,
-    /// Whether what goes over TCP carries checksums.
-    checksums: bool,
+    /// Which of its ranks reach each other best.
+    topology: Topology,
     /// One collective at a time.
     ground: Mutex<Ground>,
     /// Lanes for messages, while none is under way: by peer and way.
     lanes: Mutex<HashMap<(usize, Way), Lanes>>,
     /// Engines for messages, while they are not in use.
     engines: Mutex<Vec<Engine>>,
+    /// What links are made of; after those that are there.
+    fabric: Arc<dyn Fabric>,
 }
 
-impl Ring {
-    /// Starts a world, of two ranks at least.
-    pub fn start(plan: &RingStart, reactor: &Arc<Reactor>) -> Result<Ring> {
-        let member = member(0, 0, (0..plan.size).collect())?;
-        let (world, segment) = control::start(plan, reactor, member.clone(), node::bytes)?;
-        let ring = Ring::new(Arc::new(world), member, segment, plan.checksums);
-        // Neighbours at once, so that a start tells of a lane that does not work; the other ranks,
-        // like all ranks of parts of the world, when they are first needed.
-        let (rank, size) = (plan.rank, plan.size);
+impl Linked {
+    /// A world that has come up, and the segment that this rank shares with its host. Connects the
+    /// neighbours at once, so that a start tells of a lane that does not work; the other ranks, like all
+    /// ranks of parts of the world, are connected when they are first needed.
+    pub fn start(
+        world: Seat,
+        member: Member,
+        segment: Option<Segment>,
+        fabric: Arc<dyn Fabric>,
+    ) -> Result<Linked> {
+        let (rank, size) = (world.rank, world.size);
+        let linked = Linked::new(Arc::new(world), member, segment, fabric);
         let mut neighbours = vec![(rank + 1) % size, (rank + size - 1) % size];
         neighbours.dedup();
         for peer in neighbours {
-            let Ground::Links(_, links) = &mut *ring.ground.lock() else { break };
-            let connected = ring.connect(links, &[peer], Deadline::NEVER);
+            let Ground::Links(_, links) = &mut *linked.ground.lock() else { break };
+            let connected = linked.connect(links, &[peer], Deadline::NEVER);
             // One that has left already will be missed when it is needed.
             if let Err(e) = connected
-                && !(e.status == Status::PeerLost && ring.has_left(peer))
+                && !(e.status == Status::PeerLost && linked.has_left(peer))
             {
-                return Err(ring.failed(e, Some(peer)));
+                return Err(linked.failed(e, Some(peer)));
             }
         }
-        Ok(ring)
+        Ok(linked)
     }
 
-    fn new(world: Arc<Seat>, member: Member, segment: Option<Segment>, checksums: bool) -> Ring {
+    fn new(
+        world: Arc<Seat>,
+        member: Member,
+        segment: Option<Segment>,
+        fabric: Arc<dyn Fabric>,
+    ) -> Linked {
         let rank = member.ranks.iter().position(|rank| *rank == world.rank).unwrap_or(0);
-        let size = member.ranks.len();
-        let node = segment.map(|segment| Node::new(segment, world.node(&member), world.lanes()));
+        let (size, lanes) = (member.ranks.len(), fabric.lanes());
+        let node = segment.map(|segment| Node::new(segment, world.node(&member), lanes));
         let ground = match node.as_ref().and_then(|node| node.board(rank, size)) {
             Some(board) => Ground::Board(Runner::new(board)),
-            None => Ground::Links(Box::default(), Links::new(world.lanes())),
+            None => Ground::Links(Box::default(), Links::new(lanes)),
         };
-        let spin = world.has_core_each;
-        Ring {
+        Linked {
+            spin: world.has_core_each,
+            topology: fabric.topology(&member.ranks),
             world,
             member,
             rank,
             node,
-            spin,
-            checksums,
             ground: Mutex::new(ground),
             lanes: Mutex::default(),
             engines: Mutex::default(),
+            fabric,
         }
     }
 
@@ -145,6 +160,11 @@ impl Ring {
     }
 }
 
+/// This rank's part in a new world of so many ranks.
+pub fn world_member(size: usize) -> Result<Member> {
+    member(0, 0, (0..size).collect())
+}
+
 /// This rank's part in a new group, made of `parent`.
 fn member(group: u64, parent: u64, ranks: Vec<usize>) -> Result<Member> {
     Ok(Member {
@@ -156,9 +176,9 @@ fn member(group: u64, parent: u64, ranks: Vec<usize>) -> Result<Member> {
     })
 }
 
-impl Backend for Ring {
+impl Backend for Linked {
     fn name(&self) -> &'static str {
-        "ring"
+        self.fabric.name()
     }
 
     fn rank(&self) -> usize {
@@ -221,7 +241,7 @@ impl Backend for Ring {
             Ok(segment) => (segment, Ok(())),
             Err(e) => (None, Err(e)),
         };
-        let part = Ring::new(self.world.clone(), member, segment, self.checksums);
+        let part = Linked::new(self.world.clone(), member, segment, self.fabric.clone());
         // Without it the group fails: its ranks must not go different ways.
         outcome.map_err(|e| self.not_made(part.failed(e, node.first().copied())))?;
         Ok(Some(Box::new(part)))
@@ -240,10 +260,11 @@ impl Backend for Ring {
             links.close();
         }
         self.lanes.lock().clear();
+        self.fabric.leave();
     }
 }
 
-impl Drop for Ring {
+impl Drop for Linked {
     fn drop(&mut self) {
         self.world.forget(self.member.group);
     }

@@ -1,6 +1,6 @@
 //! Collectives, at the board or over links.
 
-use super::{Ground, Ring};
+use super::{Ground, Linked};
 use crate::backend::{Collective, Limits};
 use crate::call::{Call, Header, Verb, mismatch};
 use crate::collective::board::Runner;
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::reduce::kernel;
 use crate::thread::quietly;
 
-impl Ring {
+impl Linked {
     /// Runs a collective.
     ///
     /// # Safety
@@ -75,7 +75,7 @@ impl Ring {
         limits: Limits,
     ) -> Result<()> {
         let call = job.sent.call;
-        let schedule = plan(&call, self.rank, self.member.ranks.len());
+        let schedule = plan(&call, self.rank, self.member.ranks.len(), self.topology);
         let notify = || self.world.announce_stall(&self.member, call);
         let mut patience = Patience::new(limits.operation, &notify);
         // A panic must leave no posts behind that point into the caller's memory.

@@ -1,6 +1,6 @@
 //! Messages: sends and receives, over lanes of their own.
 
-use super::Ring;
+use super::Linked;
 use crate::backend::{Limits, Message};
 use crate::call::{Call, Header, Verb};
 use crate::collective::drive::{Patience, drive};
@@ -12,7 +12,7 @@ use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::thread::quietly;
 
-impl Ring {
+impl Linked {
     /// A send, a receive, or both at once.
     ///
     /// # Safety
@@ -34,7 +34,7 @@ impl Ring {
         };
         let limit = if send.is_none() { limits.recv } else { limits.operation };
         let mut patience = Patience::new(limit, &notify);
-        let mut links = Links::new(self.world.lanes());
+        let mut links = Links::new(self.fabric.lanes());
         let mut schedule = Schedule::default();
         let all = |buffer, len| Span { buffer, start: 0, len };
         if let Some(send) = send {
@@ -86,7 +86,7 @@ impl Ring {
         let mut known = self.lanes.lock();
         let ends = [send.map(|m| (m.peer, Way::Out)), recv.map(|m| (m.peer, Way::In))];
         for end in ends.into_iter().flatten() {
-            known.insert(end, used.by_ref().take(self.world.lanes()).collect());
+            known.insert(end, used.by_ref().take(self.fabric.lanes()).collect());
         }
         Ok(())
     }

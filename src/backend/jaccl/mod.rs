@@ -1,0 +1,301 @@
+//! The jaccl backend: links over RDMA verbs, in a mesh or a ring of wires. It is the group of
+//! `backend/linked` on another fabric; the control plane stays on TCP.
+
+mod wiring;
+
+use std::collections::HashMap;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::linked::{Fabric, Lane, Linked, segment_bytes, world_member};
+use crate::config::{Devices, JacclStart, QueuePairType, Topology};
+use crate::control::{self, Member, Reactor, Seat, World};
+use crate::error::{Error, Result, Status, fail};
+use crate::transport::Link;
+use crate::transport::checked::CheckedLink;
+use crate::transport::late::{Arrival, LateLink};
+use crate::transport::rdma::{Approach, Opening, Prospect, Stub, Ways, Wire};
+use crate::verbs::device::{Device, Wanted};
+use crate::verbs::queue_pair::Kind;
+use crate::wait::Deadline;
+use wiring::Wiring;
+
+/// How long a wire that fails at the start waits for the control plane to say why.
+const WHY: Duration = Duration::from_secs(1);
+/// 10 queue pairs of a process on a device are what Thunderbolt has: no more are made on demand.
+const QUEUE_PAIRS: usize = 10;
+/// How long the last of what was sent may take to reach ranks that are there: it may have to be sent again.
+const LAST_SENDS: Duration = Duration::from_secs(3);
+
+/// Starts a world, of two ranks at least.
+pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
+    let deadline = Deadline::after(plan.control.connect_timeout);
+    let map = Map { devices: plan.devices.clone(), topology: plan.topology };
+    let devices = open(plan, &map);
+    let member = world_member(plan.size)?;
+    let met = control::start(&plan.control, reactor, member.clone(), segment_bytes);
+    // What is wrong with this rank's devices is told to all who came, but first of all to this one.
+    let (world, segment, devices) = match (met, devices) {
+        (Ok((world, segment)), Ok(devices)) => (world, segment, devices),
+        (Ok((world, _)), Err(e)) => return Err(failed(&world, &member, e)),
+        (Err(_), Err(e)) | (Err(e), Ok(_)) => return Err(e),
+    };
+    let kind = plan.queue_pair.map(|wanted| match wanted {
+        QueuePairType::Rc => Kind::Rc,
+        QueuePairType::Uc => Kind::Uc,
+    });
+    let wiring = Wiring { world: &world, member: &member, map: &map, kind, deadline };
+    let wires = wiring.connect(&devices).map_err(|e| failed(&world, &member, e))?;
+    let Some(first) = map.first_device(plan.rank).and_then(|name| devices.get(name)).cloned()
+    else {
+        fail!(Internal, "rank {} has no device", plan.rank);
+    };
+    let wires = Wires {
+        world: Arc::clone(&world),
+        lanes: map.most_wires(),
+        map,
+        wires,
+        prospects: Mutex::default(),
+        first,
+        kind,
+        left: AtomicBool::new(false),
+        checksums: plan.control.checksums,
+    };
+    wires.log(&world, &devices);
+    Linked::start(world, member, segment, Arc::new(wires))
+}
+
+/// Fails the start everywhere with this error, or what caused it, and returns that.
+fn failed(world: &Seat, member: &Member, error: Error) -> Error {
+    if error.status == Status::PeerLost {
+        // Only waits for another cause.
+        world.has_left(world.rank, &member.health, WHY);
+    }
+    world.fail_group(member.group, &error, true);
+    member.health.check().err().unwrap_or(error)
+}
+
+/// The devices that this rank's wires need, by name.
+fn open(plan: &JacclStart, map: &Map) -> Result<HashMap<String, Arc<Device>>> {
+    let wanted = Wanted { port: plan.port, gid_index: plan.gid_index.map(u32::from) };
+    let mut devices = HashMap::new();
+    for peer in map.wired(plan.rank) {
+        for name in map.devices.wires(plan.rank, peer) {
+            if !devices.contains_key(name) {
+                devices.insert(name.clone(), Arc::new(Device::open(name, wanted)?));
+            }
+        }
+    }
+    Ok(devices)
+}
+
+/// Which ranks have wires between them.
+struct Map {
+    devices: Devices,
+    topology: Topology,
+}
+
+impl Map {
+    /// Whether two ranks of the world have wires between them.
+    fn are_wired(&self, a: usize, b: usize) -> bool {
+        let size = self.devices.size();
+        let beside = [1, size - 1].contains(&((a + size - b) % size));
+        a != b && (self.topology == Topology::Mesh || beside)
+    }
+
+    /// The ranks that a rank has wires to.
+    fn wired(&self, rank: usize) -> impl Iterator<Item = usize> {
+        (0..self.devices.size()).filter(move |peer| self.are_wired(rank, *peer))
+    }
+
+    /// The device of a rank's first wire.
+    fn first_device(&self, rank: usize) -> Option<&String> {
+        self.wired(rank).find_map(|peer| self.devices.wires(rank, peer).first())
+    }
+
+    /// The most wires that two ranks have.
+    fn most_wires(&self) -> usize {
+        let ranks = 0..self.devices.size();
+        let wires = ranks.flat_map(|rank| {
+            self.wired(rank).map(move |peer| self.devices.wires(rank, peer).len())
+        });
+        wires.max().unwrap_or(1)
+    }
+
+    /// How the ranks of a group are connected: where its ranks are no ring of neighbours, each of its
+    /// algorithms has to go another way now and then, and the quickest do so least.
+    fn topology(&self, ranks: &[usize]) -> Topology {
+        let wired = |a: usize, b: usize| ranks[a] == ranks[b] || self.are_wired(ranks[a], ranks[b]);
+        let size = ranks.len();
+        let is_ring = (0..size).all(|rank| wired(rank, (rank + 1) % size));
+        let is_mesh = (0..size).all(|a| (0..size).all(|b| wired(a, b)));
+        if is_ring && !is_mesh { Topology::Ring } else { Topology::Mesh }
+    }
+}
+
+/// This rank's wires.
+struct Wires {
+    world: Arc<World>,
+    map: Map,
+    /// By peer.
+    wires: HashMap<usize, Vec<Arc<Wire>>>,
+    /// Wires to other ranks, where they were needed, or may be.
+    prospects: Mutex<HashMap<usize, Arc<Prospect>>>,
+    /// What those are made on.
+    first: Arc<Device>,
+    kind: Option<Kind>,
+    lanes: usize,
+    /// Whether this rank has said goodbye.
+    left: AtomicBool,
+    /// Whether what goes over links carries checksums of ours, beside the hardware's.
+    checksums: bool,
+}
+
+impl Wires {
+    fn all(&self) -> impl Iterator<Item = &Arc<Wire>> {
+        self.wires.values().flatten()
+    }
+
+    /// What this start takes of the devices.
+    fn log(&self, world: &Seat, devices: &HashMap<String, Arc<Device>>) {
+        let registered: Vec<_> = self.all().map(|wire| wire.registered()).collect();
+        let regions: usize = registered.iter().map(|some| some.regions).sum();
+        let bytes: usize = registered.iter().map(|some| some.bytes).sum();
+        let mut ways: Vec<String> = devices
+            .values()
+            .map(|d| format!("{} port {} ({}, MTU {})", d.name, d.port, d.address, 128 << d.mtu))
+            .collect();
+        ways.sort_unstable();
+        let kind = self.all().next().map_or("no", |wire| match wire.kind() {
+            Kind::Rc => "rc",
+            Kind::Uc => "uc",
+        });
+        log::info!(
+            "jaccl: rank {} of {}, a {}: {} queue pair(s) of type {kind}, {regions} memory regions, \
+             {bytes} bytes registered, on {}",
+            world.rank,
+            world.size,
+            self.map.topology,
+            registered.len(),
+            ways.join(", ")
+        );
+    }
+}
+
+impl Fabric for Wires {
+    fn name(&self) -> &'static str {
+        "jaccl"
+    }
+
+    fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    fn topology(&self, ranks: &[usize]) -> Topology {
+        self.map.topology(ranks)
+    }
+
+    fn link(&self, stream: TcpStream, lane: Lane) -> Result<Box<dyn Link>> {
+        let Lane { peer, name, number, sends, receives, .. } = lane;
+        let ways = Ways { sends, receives };
+        let arrival: Box<dyn Arrival> = match self.wires.get(&peer) {
+            Some(wires) => {
+                let wire = wires[number % wires.len()].clone();
+                Box::new(Opening::new(stream, name.clone(), Some(wire), ways)?)
+            }
+            None => Box::new(Approach::new(stream, name.clone(), self.prospect(peer), ways)?),
+        };
+        Ok(self.sum_up(LateLink::new(arrival), name))
+    }
+
+    fn leave(&self) {
+        let prospects = self.prospects.lock();
+        // Each group of a world that ends asks for it, and so does the last to go; under the lock, so
+        // that whoever comes second waits for the first.
+        if self.left.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let deadline = Deadline::after(Some(LAST_SENDS));
+        let made = prospects.iter().filter_map(|(peer, p)| Some((*peer, p.wire()?)));
+        let known =
+            self.wires.iter().flat_map(|(peer, wires)| wires.iter().map(|w| (*peer, w.clone())));
+        // A rank that is lost takes nothing any more.
+        let wires: Vec<_> =
+            known.chain(made).filter(|(peer, _)| !self.world.is_lost(*peer)).collect();
+        wires.iter().for_each(|(_, wire)| wire.say_goodbye());
+        wires.iter().for_each(|(_, wire)| wire.settle(deadline));
+    }
+}
+
+impl Wires {
+    /// This rank's end of a wire to a rank to which the devices file names no device: one on the first
+    /// device of this rank, while it has queue pairs to spare.
+    fn prospect(&self, peer: usize) -> Arc<Prospect> {
+        let mut prospects = self.prospects.lock();
+        let taken = self.all().count() + prospects.len();
+        prospects
+            .entry(peer)
+            .or_insert_with(|| {
+                let stub = match taken < QUEUE_PAIRS {
+                    true => Stub::new(&self.first, self.kind),
+                    false => Err(Error::new(Status::Unavailable, "all queue pairs are in use")),
+                };
+                let stub = stub.inspect_err(|e| log::info!("no wire to rank {peer}: {e}"));
+                Arc::new(Prospect::new(stub.ok()))
+            })
+            .clone()
+    }
+
+    /// The link, with checksums if they are wanted.
+    fn sum_up<L: Link + 'static>(&self, link: L, peer: String) -> Box<dyn Link> {
+        match self.checksums {
+            true => Box::new(CheckedLink::new(link, peer)),
+            false => Box::new(link),
+        }
+    }
+}
+
+impl Drop for Wires {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(size: usize, topology: Topology) -> Map {
+        let row = |rank| -> Vec<Option<&str>> {
+            (0..size).map(|peer| (peer != rank).then_some("a")).collect()
+        };
+        let rows: Vec<_> = (0..size).map(row).collect();
+        let devices = Devices::parse(&serde_json::to_string(&rows).unwrap()).unwrap();
+        Map { devices, topology }
+    }
+
+    #[test]
+    fn in_a_ring_neighbours_have_wires() {
+        let ring = map(5, Topology::Ring);
+        assert_eq!(ring.wired(0).collect::<Vec<_>>(), [1, 4]);
+        assert_eq!(ring.wired(3).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(map(2, Topology::Ring).wired(1).collect::<Vec<_>>(), [0]);
+        assert_eq!(map(4, Topology::Mesh).wired(1).collect::<Vec<_>>(), [0, 2, 3]);
+    }
+
+    #[test]
+    fn parts_of_a_ring_are_rings_only_if_their_ranks_are_neighbours() {
+        let ring = map(6, Topology::Ring);
+        assert_eq!(ring.topology(&[0, 1, 2, 3, 4, 5]), Topology::Ring);
+        assert_eq!(ring.topology(&[5, 4, 3, 2, 1, 0]), Topology::Ring);
+        assert_eq!(ring.topology(&[0, 1, 2, 3]), Topology::Mesh);
+        assert_eq!(ring.topology(&[0, 2, 4]), Topology::Mesh);
+        assert_eq!(ring.topology(&[3]), Topology::Mesh);
+        assert_eq!(map(6, Topology::Mesh).topology(&[0, 1, 2, 3, 4, 5]), Topology::Mesh);
+        assert_eq!(map(3, Topology::Ring).topology(&[0, 1, 2]), Topology::Mesh);
+    }
+}

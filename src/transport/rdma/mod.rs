@@ -1,0 +1,63 @@
+//! Links over RDMA verbs: bytes go from registered buffers of one process into those of another, without
+//! the system's help.
+//!
+//! A *wire* is one queue pair to one peer on one device. Queue pairs are few (Thunderbolt has 10), so a
+//! world has one wire, or a few, to each peer, and all links to that peer share it: each link is a
+//! *channel* of it. A *message* is what travels at once: a header, and at most [`PAYLOAD`] bytes of one
+//! channel. A *credit* is the right to send one message of a channel; a *room* is a buffer to send from.
+//!
+//! No message ever meets an empty receive queue, where an unreliable connection would lose it silently,
+//! even if nobody looks at the queue: a channel's messages that are under way, or have landed and not
+//! been read, are bounded, and as many receives are posted before the channel is told of. Per direction
+//! of a channel these are
+//! - data messages: [`CREDITS`], each of which is given back only after its buffer was posted again;
+//! - messages that only give credits back: 2. One gives back half of all credits or more, so that two
+//!   unread ones have given back all, and a third would need data to have come by credits which the
+//!   sender can only have had from the first two;
+//! - the message that closes the channel: 1.
+//!
+//! And for a wire, the messages that say hello and goodbye: 2. What has landed for a channel that nobody drives
+//! stays where it is, at the cost of that channel's credits; others go on.
+//!
+//! Whoever drives a channel looks at the whole wire, under its lock, and hands what came to the channels
+//! that it is for. Before a thread sleeps, it has the next completion wake it (*arms* the queue) and
+//! looks once more. One that takes an event off the queue arms it again while others sleep; one that
+//! finds something for a channel whose thread sleeps rings its bell.
+//!
+//! - `message.rs`: headers. `buffers.rs`: registered memory. `channel.rs`: what a wire keeps of one.
+//! - `wire.rs`, `traffic.rs`: a wire's life; what goes over it. `introduction.rs`: how its ends meet.
+//! - `opening.rs`, `link.rs`: how the ends of a channel meet; the link over it. `approach.rs`: the same
+//!   where there is no wire yet.
+
+mod approach;
+mod buffers;
+mod channel;
+mod introduction;
+mod link;
+mod message;
+mod opening;
+#[cfg(test)]
+mod tests;
+mod traffic;
+mod wire;
+
+pub use approach::{Approach, Prospect};
+pub use channel::Ways;
+pub use introduction::{INTRODUCTION_BYTES, Introduction};
+pub use opening::Opening;
+pub use wire::{Registered, Stub, Wire};
+
+use message::HEADER_BYTES;
+
+/// 64 KiB: bytes of a buffer. What lands is reduced while it is in the cache (see `STAGING` in `tcp.rs`),
+/// and the work for a message is small beside moving it, 5 us at 100 Gbit/s.
+const BUFFER: usize = 64 << 10;
+/// The most data of a message.
+const PAYLOAD: usize = BUFFER - HEADER_BYTES;
+/// Data messages under way on one direction of a channel: 512 KiB, more than 100 Gbit/s carry in the
+/// 40 us that giving back credits may take.
+const CREDITS: usize = 8;
+/// Credits that are given back in a message of their own.
+const CREDITS_DUE: usize = CREDITS / 2;
+/// Messages that give credits back, unread: see above.
+const CREDIT_MESSAGES: usize = CREDITS.div_ceil(CREDITS_DUE);

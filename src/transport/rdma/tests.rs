@@ -1,0 +1,335 @@
+//! What channels of one wire are to each other. Each needs a device, and is ignored unless it is asked for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::channel::Ways;
+use super::wire::Wire;
+use super::{Approach, Opening, Prospect, Stub};
+use crate::error::Status;
+use crate::transport::conformance::{
+    Pair, pattern, rdma_channel, rdma_device, rdma_wires, streams,
+};
+use crate::transport::late::LateLink;
+use crate::transport::{Landing, Link};
+use crate::verbs::queue_pair::Kind;
+use crate::wait::{Deadline, Wake, interest, wait};
+
+const BOTH: Ways = Ways { sends: true, receives: true };
+
+/// Sends `len` bytes from the first end to the second, and calls progress on both until `done`.
+fn exchange(pair: &mut Pair, len: usize) {
+    let (data, mut into) = (pattern(len, 3), vec![0; len]);
+    let landed = pair.1.landed() + len as u64;
+    // SAFETY: the vectors outlive the loop that drives the links, and are not used meanwhile.
+    unsafe {
+        pair.0.post_send(data.as_ptr(), len);
+        pair.1.post_recv(Landing::Copy { into: into.as_mut_ptr() }, len);
+    }
+    until(|| {
+        pair.0.progress().unwrap();
+        pair.1.progress().unwrap();
+        pair.1.landed() == landed
+    });
+    assert!(data == into);
+}
+
+fn until(mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(60), "no end in sight");
+    }
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn a_channel_that_nobody_drives_stops_no_other() {
+    let (a, b) = rdma_wires(Kind::Uc);
+    let (mut idle, mut busy) = (rdma_channel(&a, &b), rdma_channel(&a, &b));
+    exchange(&mut idle, 1);
+    let len = 2_000_000;
+    let (data, mut into) = (pattern(len, 9), vec![0; len]);
+    // SAFETY: the vectors outlive the loops that drive the links, and are not used meanwhile.
+    unsafe { idle.0.post_send(data.as_ptr(), len) };
+    // As far as its credits go.
+    let mut sent = 0;
+    until(|| {
+        idle.0.progress().unwrap();
+        std::mem::replace(&mut sent, idle.0.sent()) == idle.0.sent() && sent > 400_000
+    });
+    exchange(&mut busy, 3_000_000);
+    // SAFETY: as above.
+    unsafe { idle.1.post_recv(Landing::Copy { into: into.as_mut_ptr() }, len) };
+    until(|| {
+        idle.0.progress().unwrap();
+        idle.1.progress().unwrap();
+        idle.1.landed() == 1 + len as u64
+    });
+    assert!(data == into);
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn what_was_closed_makes_room() {
+    let (a, b) = rdma_wires(Kind::Rc);
+    let before = (a.registered(), b.registered());
+    for round in 0..30 {
+        let mut pair = rdma_channel(&a, &b);
+        exchange(&mut pair, 1 + round * 1000);
+        // One end first, then the other; now and then with data that nobody reads.
+        let data = [7; 100];
+        if round % 3 == 0 {
+            // SAFETY: `data` outlives the pair.
+            unsafe { pair.0.post_send(data.as_ptr(), data.len()) };
+            pair.0.progress().unwrap();
+        }
+        if round % 2 == 0 { drop(pair.0) } else { drop(pair.1) }
+    }
+    // 11 receives for each: without room that is made, one slab would not do.
+    assert_eq!((a.registered(), b.registered()), before);
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn what_was_given_up_in_the_middle_makes_room() {
+    let (a, b) = rdma_wires(Kind::Rc);
+    let before = (a.registered(), b.registered());
+    for round in 0..18 {
+        let (s, t) = streams();
+        let opening = |stream, wire: &Arc<Wire>| {
+            Opening::new(stream, "the other".to_owned(), Some(wire.clone()), BOTH).unwrap()
+        };
+        let given_up = opening(s, &a);
+        match round % 3 {
+            // Before the other end has come, or never comes.
+            0 => drop((given_up, t)),
+            1 => {
+                drop(given_up);
+                let mut other = LateLink::new(Box::new(opening(t, &b)));
+                let data = [1; 10];
+                // SAFETY: `data` outlives the link.
+                unsafe { other.post_send(data.as_ptr(), data.len()) };
+                until(|| match other.progress() {
+                    Ok(_) => other.sent() == 10,
+                    Err(e) => e.status == Status::PeerLost,
+                });
+            }
+            _ => {
+                let other = opening(t, &b);
+                drop(given_up);
+                drop(other);
+            }
+        }
+    }
+    exchange(&mut rdma_channel(&a, &b), 10);
+    assert_eq!((a.registered(), b.registered()), before);
+}
+
+/// The peer's hello lies unread while its data lands: more often than there are buffers for it.
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn what_had_landed_before_it_was_given_up_is_posted_again() {
+    let (a, b) = rdma_wires(Kind::Rc);
+    let (to, from) = rdma_channel(&a, &b);
+    let mut other = (from, to);
+    let (data, len) = (pattern(400_000, 1), 400_000);
+    for _ in 0..30 {
+        let (s, t) = streams();
+        let opening = |stream, wire: &Arc<Wire>| {
+            Opening::new(stream, "the other".to_owned(), Some(wire.clone()), BOTH).unwrap()
+        };
+        let given_up = opening(s, &a);
+        let mut sender = LateLink::new(Box::new(opening(t, &b)));
+        // SAFETY: `data` outlives the link.
+        unsafe { sender.post_send(data.as_ptr(), len) };
+        until(|| {
+            sender.progress().unwrap();
+            sender.sent() == len as u64
+        });
+        // Comes behind that, so that all of it has come.
+        exchange(&mut other, 10);
+        drop(given_up);
+    }
+    exchange(&mut other, 1_000_000);
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn channels_without_room_go_over_tcp() {
+    let (a, b) = rdma_wires(Kind::Rc);
+    let bell = Arc::new(Wake::new().unwrap());
+    let mut taken = Vec::new();
+    while let Some(number) = a.open(BOTH, bell.clone()).unwrap() {
+        taken.push(number);
+    }
+    assert!((40..=46).contains(&taken.len()), "{}", taken.len());
+    assert!(a.registered().regions <= 6 && a.registered().bytes <= 33 << 20);
+    let (other, one) = (b.registered(), &mut rdma_channel(&a, &b));
+    exchange(one, 300_000);
+    taken.into_iter().for_each(|number| a.forget(number));
+    exchange(&mut rdma_channel(&a, &b), 300_000);
+    assert_eq!(b.registered(), other);
+}
+
+/// Threads that all sleep at one wire, each until its own channel has something.
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn sleepers_are_woken() {
+    let (a, b) = rdma_wires(Kind::Rc);
+    std::thread::scope(|scope| {
+        for channel in 0..3 {
+            let (one, other) = rdma_channel(&a, &b);
+            for (mut link, first) in [(one, true), (other, false)] {
+                scope.spawn(move || {
+                    // More than all credits, now and then.
+                    for round in 0..20 {
+                        let len = if round % 10 == 9 { 1_000_000 } else { 1 + channel };
+                        for sends in [first, !first] {
+                            pass(link.as_mut(), sends, len);
+                        }
+                    }
+                });
+            }
+        }
+    });
+}
+
+/// Sends or receives so many bytes; sleeps whenever nothing moves.
+fn pass(link: &mut dyn Link, sends: bool, len: usize) {
+    let (data, mut into) = (pattern(len, len), vec![0; len]);
+    let all = len as u64 + if sends { link.sent() } else { link.landed() };
+    // SAFETY: the vectors outlive the loop that drives the link, and are not used meanwhile.
+    unsafe {
+        match sends {
+            true => link.post_send(data.as_ptr(), len),
+            false => link.post_recv(Landing::Copy { into: into.as_mut_ptr() }, len),
+        }
+    }
+    let moved = |link: &dyn Link| if sends { link.sent() } else { link.landed() };
+    while moved(link) < all {
+        if link.progress().unwrap() {
+            continue;
+        }
+        let Some(waiting) = link.interest().filter(|i| i.read || i.write) else { continue };
+        let mut fds = [interest(waiting.fd, waiting.read, waiting.write)];
+        let limit = Deadline::after(Some(Duration::from_secs(60)));
+        assert!(wait(&mut fds, limit).unwrap(), "nobody woke this end");
+    }
+    assert!(sends || data == into);
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn a_wire_is_made_by_whoever_needs_it_first() {
+    let device = rdma_device(0);
+    for nobody in [false, true] {
+        let prospect = |nobody: bool| {
+            let stub = Stub::new(&device, Some(Kind::Rc)).unwrap();
+            Arc::new(Prospect::new((!nobody).then_some(stub)))
+        };
+        let (a, b) = (prospect(false), prospect(nobody));
+        let link = |stream, prospect: &Arc<Prospect>| -> Box<dyn Link> {
+            let name = "the other".to_owned();
+            let approach = Approach::new(stream, name, prospect.clone(), BOTH).unwrap();
+            Box::new(LateLink::new(Box::new(approach)))
+        };
+        // Two at once, in different order at either end.
+        let ((s, t), (u, v)) = (streams(), streams());
+        let (one, two) = (link(s, &a), link(u, &a));
+        let (four, three) = (link(v, &b), link(t, &b));
+        let mut pairs = [(one, three), (four, two)];
+        pairs.iter_mut().for_each(|pair| exchange(pair, 200_000));
+        assert_eq!((a.wire().is_some(), b.wire().is_some()), (!nobody, !nobody));
+    }
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn who_says_goodbye_ends_every_channel() {
+    let (a, b) = rdma_wires(Kind::Rc);
+    let (mut one, mut two) = (rdma_channel(&a, &b), rdma_channel(&a, &b));
+    for pair in [&mut one, &mut two] {
+        exchange(pair, 10);
+    }
+    let (data, mut into) = (pattern(10, 3), [0; 20]);
+    // SAFETY: both outlive the loops that drive the links, and are not used meanwhile.
+    unsafe {
+        one.0.post_send(data.as_ptr(), 10);
+        one.0.progress().unwrap();
+        one.1.post_recv(Landing::Copy { into: into.as_mut_ptr() }, 20);
+        two.1.post_recv(Landing::Copy { into: into.as_mut_ptr() }, 20);
+    }
+    a.say_goodbye();
+    a.settle(Deadline::after(Some(Duration::from_secs(20))));
+    for link in [&mut one.1, &mut two.1] {
+        until(|| link.progress().is_err_and(|e| e.status == Status::PeerLost));
+    }
+    // What was sent before has come.
+    assert_eq!((one.1.landed(), &into[..10]), (20, &data[..]));
+}
+
+/// Both ends of two channels, and something to receive at each.
+fn two_channels(a: &Arc<Wire>, b: &Arc<Wire>, into: &mut [[u8; 10]; 2]) -> [Pair; 2] {
+    let mut pairs = [rdma_channel(a, b), rdma_channel(a, b)];
+    for (pair, into) in pairs.iter_mut().zip(into) {
+        exchange(pair, 10);
+        // SAFETY: the caller keeps the memory, and does not use it, as long as the links are there.
+        unsafe { pair.1.post_recv(Landing::Copy { into: into.as_mut_ptr() }, 10) };
+    }
+    pairs
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn what_is_lost_on_the_way_is_missed() {
+    let (a, b) = rdma_wires(Kind::Uc);
+    let mut into = [[0; 10]; 2];
+    let mut pairs = two_channels(&a, &b, &mut into);
+    // As if two messages had gone and not arrived.
+    a.state.lock().sent += 2;
+    let data = [9; 10];
+    // SAFETY: `data` outlives the pairs' last use.
+    unsafe { pairs[0].0.post_send(data.as_ptr(), 10) };
+    pairs[0].0.progress().unwrap();
+    for pair in &mut pairs {
+        let mut error = None;
+        until(|| {
+            error = pair.1.progress().err();
+            error.is_some()
+        });
+        let error = error.unwrap();
+        assert_eq!(error.status, Status::Backend);
+        assert!(error.message.contains("2 missing"), "{error}");
+        assert_eq!(pair.1.landed(), 10);
+    }
+    drop(pairs);
+    assert_eq!(into, [[0; 10]; 2]);
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn a_peer_that_does_not_answer_is_named() {
+    let (a, b) = rdma_wires(Kind::Rc);
+    let mut into = [[0; 10]; 2];
+    let mut pairs = two_channels(&a, &b, &mut into);
+    // Its queue pair takes nothing any more, and says nothing.
+    b.pair.stop().unwrap();
+    let data = [9; 10];
+    // SAFETY: `data` outlives the pairs' last use.
+    unsafe { pairs[0].0.post_send(data.as_ptr(), 10) };
+    let mut room = [0; 10];
+    // SAFETY: `room` outlives the pairs' last use.
+    unsafe { pairs[0].0.post_recv(Landing::Copy { into: room.as_mut_ptr() }, 10) };
+    let mut error = None;
+    until(|| {
+        error = pairs[0].0.progress().err();
+        pairs[0].0.interest();
+        std::thread::sleep(Duration::from_millis(10));
+        error.is_some()
+    });
+    let error = error.unwrap();
+    assert_eq!(error.status, Status::PeerLost, "{error}");
+    assert!(error.message.contains("IBV_WC_RETRY_EXC_ERR"), "{error}");
+    // The other end has seen what stopped its own.
+    until(|| pairs[1].1.progress().is_err_and(|e| e.message.contains("IBV_WC_WR_FLUSH_ERR")));
+}

@@ -1,0 +1,113 @@
+//! Memory that a device may read and write.
+
+use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::process::{Resource, getrlimit};
+
+use super::abi::{IBV_ACCESS_LOCAL_WRITE, ibv_mr, ibv_sge};
+use super::device::Device;
+use crate::error::{Error, Result, fail};
+
+/// A mapping of our own, registered as one region. It is not passed on to forked children, so that a
+/// fork never parts this process from the pages that the device uses.
+pub struct Memory {
+    mapping: Mapping,
+    region: NonNull<ibv_mr>,
+    device: Arc<Device>,
+}
+
+// SAFETY: this is addresses and a length; whoever uses the memory behind it sees to the order of accesses.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+struct Mapping {
+    base: *mut u8,
+    len: usize,
+}
+
+impl Mapping {
+    fn new(len: usize) -> Result<Mapping> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the system's choice touches no memory in use.
+        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), len, access, MapFlags::PRIVATE) }
+            .map_err(|e| Error::system(format_args!("mmap of {len} bytes"), e))?;
+        // SAFETY: this is the whole of the new mapping; the advice changes nothing in this process.
+        if let Err(e) = unsafe { madvise(base, len, Advice::LinuxDontFork) } {
+            log::debug!("forked children will have registered memory: {e}");
+        }
+        Ok(Mapping { base: base.cast(), len })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our whole mapping; whoever uses the memory keeps its owner.
+        let _ = unsafe { munmap(self.base.cast(), self.len) };
+    }
+}
+
+impl Memory {
+    /// `len` new bytes, all zeros, which the device may read and write.
+    pub fn register(device: &Arc<Device>, len: usize) -> Result<Memory> {
+        let mapping = Mapping::new(len)?;
+        let (functions, address) = (device.functions, mapping.base.cast::<c_void>());
+        // SAFETY: the protection domain is there as long as the device; the mapping is ours.
+        let region = NonNull::new(unsafe {
+            (functions.reg_mr)(device.pd.as_ptr(), address, len, IBV_ACCESS_LOCAL_WRITE as c_int)
+        });
+        let Some(region) = region else {
+            let e = std::io::Error::last_os_error();
+            let limit = match getrlimit(Resource::Memlock).current {
+                Some(bytes) => format!("{bytes} bytes"),
+                None => "unlimited".to_owned(),
+            };
+            fail!(
+                Backend,
+                "ibv_reg_mr of {len} bytes on {}: {e} (the limit on locked memory, ulimit -l, is \
+                 {limit})",
+                device.name
+            );
+        };
+        Ok(Memory { mapping, region, device: device.clone() })
+    }
+
+    /// The address of `len` bytes from `offset` on.
+    ///
+    /// # Panics
+    /// If they are not all within the region.
+    pub fn at(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.mapping.len));
+        // SAFETY: the offset is within the mapping.
+        unsafe { self.mapping.base.add(offset) }
+    }
+
+    /// The same bytes for a work request.
+    pub fn piece(&self, offset: usize, len: usize) -> ibv_sge {
+        let addr = self.at(offset, len) as u64;
+        // SAFETY: the region is registered as long as this is there.
+        let lkey = unsafe { self.region.as_ref() }.lkey;
+        ibv_sge { addr, length: len as u32, lkey }
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.mapping.len
+    }
+
+    /// Whether there is none, which cannot be.
+    pub fn is_empty(&self) -> bool {
+        self.mapping.len == 0
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: registered by us, undone once; whoever has the device use it keeps this. The mapping
+        // goes after it.
+        unsafe { (self.device.functions.dereg_mr)(self.region.as_ptr()) };
+    }
+}

@@ -1,0 +1,16 @@
+//! libibverbs, as much of it as is used here: safe handles that own each other in the order in which
+//! they must end.
+//!
+//! - `abi.rs`, `functions.rs`, `library.rs`: what the header declares; the library, opened at run time.
+//! - `device.rs`, `address.rs`: a device and the port of it that is used; by which address it is reached.
+//! - `memory.rs`, `queue_pair.rs`: registered memory; a queue pair with its completion queues.
+
+pub mod abi;
+pub mod address;
+pub mod device;
+pub mod functions;
+mod library;
+pub mod memory;
+pub mod queue_pair;
+
+pub use library::open;
