@@ -123,9 +123,11 @@ int main(void) {
             size_t count = test_counts[c];
             for (int variant = 0; variant < 2; variant++) {
                 mlxd_stream *stream = variant != 0 ? queue : NULL;
-                for (int in_place = 0; in_place < 2; in_place++) {
+                /* Out of place, in place, and each on some ranks. */
+                for (int place = 0; place < 3; place++) {
+                    bool in_place = place == 2 ? rank % 2 != 0 : place == 1;
                     if (next_round()) {
-                        hash = all_gather(dtype, count, in_place != 0, stream, hash);
+                        hash = all_gather(dtype, count, in_place, stream, hash);
                     }
                 }
                 if (next_round()) {

@@ -16,6 +16,7 @@ use crate::group::Group;
 use crate::process::{self, Process};
 use crate::recorder::archive::Archive;
 use crate::verbs::device;
+use crate::wait::Deadline;
 
 /// A backend as callers name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,7 +99,13 @@ impl Registry {
 pub fn init(strict: bool, name: Name, settings: &Settings) -> Result<Arc<Group>> {
     let process = process::current()?;
     // Held during the start: who else asks meanwhile gets the same world.
-    let mut worlds = process.registry.0.lock();
+    let limit = settings.connect_timeout()?.unwrap_or(Duration::MAX);
+    let Some(mut worlds) = process.registry.0.try_lock_for(limit) else {
+        fail!(
+            Timeout,
+            "[{name}] init: a start in another thread has not ended in time (MLXD_CONNECT_TIMEOUT_MS)"
+        );
+    };
     worlds.retain(|_, world| world.upgrade().is_some_and(|world| world.status().is_ok()));
     if let Some(world) = worlds.get(&name).and_then(Weak::upgrade) {
         return Ok(world);
@@ -203,7 +210,8 @@ fn attempt_mpi(process: &Process, settings: &Settings) -> Result<Attempt> {
     let start = settings.mpi()?;
     let (operation, recv) = settings.mpi_timeouts()?;
     let (limits, archive) = (Limits { operation, recv }, archive(process, settings));
-    let runtime = match process.mpi.runtime(process.generation, &start) {
+    let deadline = Deadline::after(start.connect_timeout);
+    let runtime = match process.mpi.runtime(process.generation, &start, deadline) {
         Err(e) if e.status == Status::Unavailable => return Ok(Attempt::Nothing(e)),
         outcome => outcome?,
     };
@@ -211,7 +219,7 @@ fn attempt_mpi(process: &Process, settings: &Settings) -> Result<Attempt> {
         return Ok(Attempt::Started(Group::alone("mpi", limits, archive)?));
     }
     let scene = format!("rank {} of {}", runtime.rank, runtime.size);
-    let mpi = Mpi::start(runtime, &start, limits).map_err(|e| e.at(scene))?;
+    let mpi = Mpi::start(runtime, &start, limits, deadline).map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(mpi), limits, archive)?))
 }
 

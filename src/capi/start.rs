@@ -37,13 +37,14 @@ pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
 /// only in a process that an MPI launcher started. "jaccl" starts from MLX_IBV_DEVICES, MLX_RANK and
 /// MLX_JACCL_COORDINATOR, as MLX does.
 ///
-/// Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS (MPI's own initialisation has
-/// no limit). Any thread; calls that start worlds run one after the other.
+/// Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS. Any thread; calls that start
+/// worlds run one after the other.
 ///
 /// NULL on error, with mlxd_last_status() and mlxd_last_error():
 ///
 /// - MLXD_ERROR_INVALID_ARGUMENT: no backend of that name.
-/// - MLXD_ERROR_UNSUPPORTED: MPI has ended, or belongs to the process that forked this one.
+/// - MLXD_ERROR_UNSUPPORTED: MPI has ended, belongs to the process that forked this one, or has failed
+///   a start that not all ranks came to in time, which cannot be repeated.
 /// - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only); the port of an RDMA
 ///   device is down, or has no address.
 /// - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
