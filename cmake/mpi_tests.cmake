@@ -61,6 +61,14 @@ foreach(mpi openmpi5 mpich5 mpich5_abi impi impi_abi)
   add_mpi_ranks(${mpi} "${limit}" "" "failures" 2)
 endforeach()
 
+# Messages of more than 2 GiB, on the program's memory and on the library's own.
+foreach(mpi openmpi mpich)
+  add_mpi_ranks(${mpi} "" "" "huge" 2)
+  set_tests_properties(mpi_huge_${mpi}_2 PROPERTIES LABELS "mpi;long-memory" TIMEOUT 300)
+endforeach()
+add_mpi_ranks(openmpi "MLXD_TIMEOUT_MS=200000" "_bounded" "huge" 2)
+set_tests_properties(mpi_huge_bounded_openmpi_2 PROPERTIES LABELS "mpi;long-memory" TIMEOUT 300)
+
 # Starts.
 add_test_program(mpi_start mlxd::mlxd mpi_start.c)
 set(start $<TARGET_FILE:mpi_start>)
@@ -70,6 +78,7 @@ foreach(mpi openmpi mpich)
   endforeach()
   add_mpi_test(unnamed ${mpi} 2 "MLX_MPI_LIBNAME=/no/such/libmpi.so" ${start} unnamed)
 endforeach()
+# They need both families.
 add_mpi_test(mismatched openmpi 2 "MLX_MPI_LIBNAME=libmpich.so.12" ${start} mismatched)
 add_mpi_test(mismatched mpich 2 "MLX_MPI_LIBNAME=libmpi.so.40" ${start} mismatched)
 add_mpi_test(alone openmpi 0 "MLX_MPI_LIBNAME=libmpi.so.40" ${start} alone)
@@ -79,35 +88,57 @@ add_test(NAME mpi_absent COMMAND "${ctests_dir}/without.sh"
 set_tests_properties(mpi_absent PROPERTIES LABELS "mpi;quick" TIMEOUT 60 SKIP_RETURN_CODE 77
   ENVIRONMENT "PATH=$<TARGET_FILE_DIR:mpi_start>:$ENV{PATH}")
 
-# Programs that use MPI themselves, and an MPI that wants all calls from one thread: compiled for each.
+# Programs that use MPI themselves; an MPI that wants all calls from one thread; one with a call that
+# takes too long: compiled for each.
+add_test_program(mpi_waits mlxd::mlxd mpi_waits.c)
+set(waits $<TARGET_FILE:mpi_waits>)
 foreach(mpi openmpi mpich)
+  add_mpi_test(waits_message ${mpi} 2 "" ${waits} message)
   find_program(MLXD_MPICC_${mpi} mpicc.${mpi})
   mark_as_advanced(MLXD_MPICC_${mpi})
   set(mpicc "${MLXD_MPICC_${mpi}}")
   set(program "${PROJECT_BINARY_DIR}/ctests/mpi_program_${mpi}")
   set(funneled "${PROJECT_BINARY_DIR}/ctests/libfunneled_${mpi}.so")
+  set(stuck "${PROJECT_BINARY_DIR}/ctests/libstuck_${mpi}.so")
   if(mpicc)
     add_custom_command(OUTPUT "${program}"
       COMMAND "${mpicc}" -std=c11 -O1 -Wall -Wextra -Werror "-I${PROJECT_SOURCE_DIR}/include"
               "${ctests_dir}/mpi_program.c" -o "${program}" "${lib_dir}/${lib_file}"
               "-Wl,-rpath,${lib_dir}" -lpthread -lm
       DEPENDS "${ctests_dir}/mpi_program.c" "${ctests_dir}/check.h" mlxd_build VERBATIM)
-    add_custom_command(OUTPUT "${funneled}"
-      COMMAND "${mpicc}" -std=c11 -O1 -Wall -Wextra -Werror -shared -fPIC
-              "${ctests_dir}/mpi_funneled.c" -o "${funneled}"
-      DEPENDS "${ctests_dir}/mpi_funneled.c" VERBATIM)
-    add_custom_target(mpi_programs_${mpi} ALL DEPENDS "${program}" "${funneled}")
-    foreach(level multiple funneled)
-      add_mpi_test(program_${level} ${mpi} 2 "" "${program}" ${level})
+    foreach(library funneled stuck)
+      add_custom_command(OUTPUT "${${library}}"
+        COMMAND "${mpicc}" -std=c11 -O1 -Wall -Wextra -Werror -shared -fPIC
+                "${ctests_dir}/mpi_${library}.c" -o "${${library}}"
+        DEPENDS "${ctests_dir}/mpi_${library}.c" VERBATIM)
+    endforeach()
+    add_custom_target(mpi_programs_${mpi} ALL DEPENDS "${program}" "${funneled}" "${stuck}")
+    foreach(scene multiple funneled elsewhere ended)
+      add_mpi_test(program_${scene} ${mpi} 2 "" "${program}" ${scene})
     endforeach()
     add_mpi_test(program_multiple ${mpi} 1 "" "${program}" multiple)
-    add_mpi_ranks(${mpi} "MLX_MPI_LIBNAME=${funneled}" "_funneled" "${matrices};concurrency;groups" 2)
+    add_mpi_ranks(${mpi} "MLX_MPI_LIBNAME=${funneled}" "_funneled"
+      "${matrices};special_values;concurrency;groups" 2)
+    add_mpi_test(waits_crossed ${mpi} 2 "MLXD_TIMEOUT_MS=60000" ${waits} crossed)
+    add_mpi_test(waits_crossed_funneled ${mpi} 2 "MLX_MPI_LIBNAME=${funneled}" ${waits} crossed)
+    set(slow "MLX_MPI_LIBNAME=${stuck} MLXD_TEST_STUCK=MPI_Comm_split MLXD_TIMEOUT_MS=3000")
+    add_mpi_test(waits_stuck ${mpi} 2 "${slow}" ${waits} stuck)
+    add_mpi_test(waits_stuck_funneled ${mpi} 2 "${slow} MLXD_TEST_FUNNELED=1" ${waits} stuck)
+    set(slow "MLX_MPI_LIBNAME=${stuck} MLXD_TEST_STUCK=MPI_Init_thread MLXD_CONNECT_TIMEOUT_MS=700")
+    add_mpi_test(waits_init ${mpi} 2 "${slow}" ${waits} init)
   else()
     add_test(NAME mpi_programs_${mpi} COMMAND sh -c
       "echo 'skipped: no mpicc.${mpi} when CMake ran'; exit 77")
     set_tests_properties(mpi_programs_${mpi} PROPERTIES LABELS "mpi;quick" SKIP_RETURN_CODE 77)
   endif()
 endforeach()
+
+# Three ranks, of which every two have a group as well.
+if(MLXD_MPICC_openmpi)
+  add_mpi_test(waits_crossed openmpi 3 "MLXD_TIMEOUT_MS=60000" ${waits} crossed)
+  add_mpi_test(waits_crossed_funneled openmpi 3
+    "MLX_MPI_LIBNAME=${PROJECT_BINARY_DIR}/ctests/libfunneled_openmpi.so" ${waits} crossed)
+endif()
 
 if(MLXD_BUILD_EXAMPLES AND TARGET train_digits)
   foreach(mpi openmpi mpich)

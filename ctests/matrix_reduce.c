@@ -16,7 +16,7 @@ static uint64_t all_reduce(size_t op, mlxd_dtype dtype, size_t count, bool in_pl
              dtype_name(dtype), in_place ? "in place" : "out of place",
              stream ? "on a stream" : "waiting");
     size_t bytes = count * value_size(dtype);
-    int salt = (int)op + (in_place ? 5 : 0);
+    int salt = (int)op + (stream != NULL ? 5 : 0);
     struct buffer input = buffer_new(bytes);
     struct buffer output = buffer_new(bytes);
     struct buffer want = buffer_new(bytes);
@@ -89,9 +89,10 @@ int main(void) {
     for (mlxd_dtype dtype = 0; dtype < DTYPE_COUNT; dtype++) {
         uint64_t hash = HASH_START;
         for (size_t c = 0; c < TEST_COUNTS; c++) {
-            for (int variant = 0; variant < 4; variant++) {
-                bool in_place = variant % 2 != 0;
-                mlxd_stream *stream = variant / 2 != 0 ? queue : NULL;
+            /* In place on no rank, on all, on every second one; waiting and on a stream. */
+            for (int variant = 0; variant < 6; variant++) {
+                bool in_place = variant / 2 == 2 ? rank % 2 != 0 : variant / 2 != 0;
+                mlxd_stream *stream = variant % 2 != 0 ? queue : NULL;
                 for (size_t op = 0; op < sizeof reductions / sizeof reductions[0]; op++) {
                     if (next_round()) {
                         hash = all_reduce(op, dtype, test_counts[c], in_place, stream, hash);

@@ -1,5 +1,10 @@
 /* A program that uses MPI itself: it has initialised it, its communicators work beside ours, and it
- * ends it. One argument: the thread level that it asks for, `multiple` or `funneled`. */
+ * ends it. One argument:
+ *
+ *   multiple, funneled  the thread level that it asks for
+ *   elsewhere           funneled, and another thread than the main one starts
+ *   ended               it ends MPI while it has groups
+ */
 #include "check.h"
 
 #include <mpi.h>
@@ -77,6 +82,53 @@ static void on_parts(void) {
     mlxd_group_free(part);
 }
 
+static void *start_elsewhere(void *unused) {
+    (void)unused;
+    CHECK(mlxd_init(true, "mpi") == NULL);
+    CHECK(mlxd_last_status() == MLXD_ERROR_UNSUPPORTED);
+    CHECK_ERROR_NAMES("MPI_THREAD_MULTIPLE");
+    return NULL;
+}
+
+/* Refused with the reason, before and after the main thread has started; nothing is lost by it. */
+static void elsewhere(void) {
+    pthread_t thread;
+    REQUIRE(pthread_create(&thread, NULL, start_elsewhere, NULL) == 0);
+    REQUIRE(pthread_join(thread, NULL) == 0);
+    world = mlxd_init(true, "mpi");
+    REQUIRE(world != NULL);
+    other_threads(MLXD_ERROR_UNSUPPORTED);
+    on_parts();
+    mlxd_group_free(world);
+    mlxd_finalize();
+    MPI_Finalize();
+}
+
+/* Groups answer with the reason, and can be freed. */
+static void ended(void) {
+    world = mlxd_init(true, "mpi");
+    REQUIRE(world != NULL);
+    mlxd_group *part = NULL;
+    REQUIRE_OK(mlxd_group_split(world, 0, 0, &part));
+    MPI_Finalize();
+    mlxd_group *groups[] = {part, world};
+    for (int i = 0; i < 2; i++) {
+        int32_t one = 1;
+        int32_t sum = 0;
+        CHECK_STATUS(mlxd_all_sum(groups[i], &one, &sum, 1, MLXD_INT32, NULL), MLXD_ERROR_ABORTED);
+        CHECK_ERROR_NAMES("MPI_Finalize");
+        CHECK_STATUS(mlxd_recv(groups[i], &sum, 1, MLXD_INT32, 1 - rank, NULL), MLXD_ERROR_ABORTED);
+        mlxd_group *child = NULL;
+        CHECK_STATUS(mlxd_group_split(groups[i], 0, 0, &child), MLXD_ERROR_ABORTED);
+        (void)mlxd_group_abort(groups[i]);
+        mlxd_group_free(groups[i]);
+    }
+    CHECK(mlxd_init(true, "mpi") == NULL);
+    CHECK(mlxd_last_status() == MLXD_ERROR_ABORTED);
+    CHECK_ERROR_NAMES("MPI_Finalize");
+    mlxd_finalize();
+}
+
 int main(int argc, char **argv) {
     check_start(60);
     REQUIRE(argc == 2);
@@ -85,12 +137,20 @@ int main(int argc, char **argv) {
     MPI_Init_thread(NULL, NULL, multiple ? MPI_THREAD_MULTIPLE : MPI_THREAD_FUNNELED, &granted);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &size);
+    check_rank = rank;
+    if (strcmp(argv[1], "elsewhere") == 0) {
+        elsewhere();
+        return check_finish("mpi_program");
+    }
+    if (strcmp(argv[1], "ended") == 0) {
+        ended();
+        return check_finish("mpi_program");
+    }
     world = mlxd_init(true, "mpi");
     if (world == NULL) {
         fprintf(stderr, "mlxd_init: %s\n", mlxd_last_error());
     }
     REQUIRE(world != NULL);
-    check_rank = rank;
     CHECK(mlxd_group_rank(world) == rank);
     CHECK(mlxd_group_size(world) == size);
     CHECK(strcmp(mlxd_group_backend(world), "mpi") == 0);

@@ -63,6 +63,13 @@ impi | impi_abi)
     exit 1
     ;;
 esac
+# A library by its file name alone is one that the system has, if it has that family.
+library=${MLX_MPI_LIBNAME:-}
+case $library in
+/no/such/*) ;;
+*/*) [ -e "$library" ] || skip "no $library" ;;
+?*) ldconfig -p | grep -q "^\s*$library " || skip "no $library on this system" ;;
+esac
 if [ "$ranks" -eq 0 ]; then
     exec "$@"
 fi

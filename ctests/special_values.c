@@ -3,6 +3,9 @@
 #include "values.h"
 
 #include <math.h>
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
 
 static mlxd_group *world;
 static int rank;
@@ -41,6 +44,21 @@ static void nan_wins(void) {
         REQUIRE_OK(mlxd_all_min(world, &brain, &brain_output, 1, MLXD_BFLOAT16, NULL));
         CHECK((brain_output & 0x7fff) > 0x7f80);
     }
+}
+
+/* Subnormal numbers are kept, although this program has them flushed to zero and its threads begin
+ * so, as programs built with -ffast-math do. */
+static void subnormals(void) {
+    uint32_t input[2] = {1, UINT32_C(0x80000001)};
+    uint32_t output[2];
+    uint16_t brain = 1;
+    uint16_t brain_output = 0;
+    REQUIRE_OK(mlxd_all_sum(world, input, output, 2, MLXD_FLOAT32, NULL));
+    CHECK(output[0] == (uint32_t)size && output[1] == UINT32_C(0x80000000) + (uint32_t)size);
+    REQUIRE_OK(mlxd_all_max(world, input, output, 2, MLXD_FLOAT32, NULL));
+    CHECK(output[0] == 1 && output[1] == UINT32_C(0x80000001));
+    REQUIRE_OK(mlxd_all_sum(world, &brain, &brain_output, 1, MLXD_BFLOAT16, NULL));
+    CHECK(brain_output == size);
 }
 
 static void infinities(void) {
@@ -168,10 +186,23 @@ static void odd_addresses(void) {
 
 int main(void) {
     check_start(120);
+#ifdef __SSE__
+    /* Flush to zero, and denormals are zero. */
+    unsigned int usual = _mm_getcsr();
+    _mm_setcsr(usual | 0x8040);
     world = world_start();
     rank = mlxd_group_rank(world);
     size = mlxd_group_size(world);
+    subnormals();
+    CHECK((_mm_getcsr() & 0x8040) == 0x8040);
+    _mm_setcsr(usual);
+#else
+    world = world_start();
+    rank = mlxd_group_rank(world);
+    size = mlxd_group_size(world);
+#endif
 
+    subnormals();
     nan_wins();
     infinities();
     complex_ties();

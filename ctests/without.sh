@@ -10,7 +10,7 @@ unshare -m true 2>/dev/null || {
     exit 77
 }
 # shellcheck disable=SC2016  # the inner shell expands it
-exec unshare -m bash -c '
+exec env -u LD_LIBRARY_PATH -u MLX_MPI_LIBNAME unshare -m bash -c '
     for name in $1; do
         for library in $(ldconfig -p | sed -n "s/^\s*$name\.so.* => //p"); do
             mount --bind /dev/null "$(readlink -f "$library")"

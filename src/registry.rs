@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::backend::mpi::{self, Mpi};
+use crate::backend::nccl::{self, Nccl};
 use crate::backend::{Limits, jaccl, ring};
 use crate::config::Settings;
 use crate::error::{Error, Result, Status, fail};
@@ -16,6 +17,7 @@ use crate::group::Group;
 use crate::process::{self, Process};
 use crate::recorder::archive::Archive;
 use crate::verbs::device;
+use crate::wait::Deadline;
 
 /// A backend as callers name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,8 +56,8 @@ impl Name {
             Name::Mpi => {
                 Settings::default().mpi().and_then(|settings| mpi::open(&settings)).is_ok()
             }
+            Name::Nccl => nccl::open(&Settings::default().nccl_library()).is_ok(),
             Name::Jaccl => device::require_any().is_ok(),
-            Name::Nccl => false,
         }
     }
 }
@@ -98,7 +100,13 @@ impl Registry {
 pub fn init(strict: bool, name: Name, settings: &Settings) -> Result<Arc<Group>> {
     let process = process::current()?;
     // Held during the start: who else asks meanwhile gets the same world.
-    let mut worlds = process.registry.0.lock();
+    let limit = settings.connect_timeout()?.unwrap_or(Duration::MAX);
+    let Some(mut worlds) = process.registry.0.try_lock_for(limit) else {
+        fail!(
+            Timeout,
+            "[{name}] init: a start in another thread has not ended in time (MLXD_CONNECT_TIMEOUT_MS)"
+        );
+    };
     worlds.retain(|_, world| world.upgrade().is_some_and(|world| world.status().is_ok()));
     if let Some(world) = worlds.get(&name).and_then(Weak::upgrade) {
         return Ok(world);
@@ -179,9 +187,12 @@ fn attempt(process: &Process, name: Name, any: bool, settings: &Settings) -> Res
         }
         Name::Mpi => attempt_mpi(process, settings),
         Name::Jaccl => attempt_jaccl(process, settings),
-        Name::Any | Name::Nccl => {
-            Ok(Attempt::Nothing(Error::new(Status::Unavailable, "not in this build")))
+        Name::Nccl if any && !settings.is_for_nccl() => {
+            let reason = "NCCL_HOST_IP and NCCL_PORT are not set";
+            Ok(Attempt::Nothing(Error::new(Status::Config, reason)))
         }
+        Name::Nccl => attempt_nccl(process, settings),
+        Name::Any => Ok(Attempt::Nothing(Error::new(Status::Unavailable, "not in this build"))),
     }
 }
 
@@ -203,7 +214,8 @@ fn attempt_mpi(process: &Process, settings: &Settings) -> Result<Attempt> {
     let start = settings.mpi()?;
     let (operation, recv) = settings.mpi_timeouts()?;
     let (limits, archive) = (Limits { operation, recv }, archive(process, settings));
-    let runtime = match process.mpi.runtime(process.generation, &start) {
+    let deadline = Deadline::after(start.connect_timeout);
+    let runtime = match process.mpi.runtime(process.generation, &start, deadline) {
         Err(e) if e.status == Status::Unavailable => return Ok(Attempt::Nothing(e)),
         outcome => outcome?,
     };
@@ -211,7 +223,7 @@ fn attempt_mpi(process: &Process, settings: &Settings) -> Result<Attempt> {
         return Ok(Attempt::Started(Group::alone("mpi", limits, archive)?));
     }
     let scene = format!("rank {} of {}", runtime.rank, runtime.size);
-    let mpi = Mpi::start(runtime, &start, limits).map_err(|e| e.at(scene))?;
+    let mpi = Mpi::start(runtime, &start, limits, deadline).map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(mpi), limits, archive)?))
 }
 
@@ -230,6 +242,29 @@ fn attempt_jaccl(process: &Process, settings: &Settings) -> Result<Attempt> {
     let scene = format!("rank {} of {}", plan.rank, plan.size);
     let jaccl = jaccl::start(&plan, &process.reactor).map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(jaccl), limits, archive)?))
+}
+
+fn attempt_nccl(process: &Process, settings: &Settings) -> Result<Attempt> {
+    let plan = settings.nccl_start()?;
+    let library = match nccl::open(&settings.nccl_library()) {
+        Err(e) if e.status == Status::Unavailable => return Ok(Attempt::Nothing(e)),
+        outcome => outcome?,
+    };
+    let Some(plan) = plan else {
+        let reason = Settings::nccl_start_missing();
+        return Ok(Attempt::Nothing(Error::new(Status::Config, reason)));
+    };
+    let (limits, archive) = (limits(settings)?, archive(process, settings));
+    let scene = format!("rank {} of {}", plan.world.rank, plan.world.size);
+    if plan.world.size == 1 {
+        let device = nccl::start_alone(&library, &plan).map_err(|e| e.at(scene))?;
+        let group = Group::alone("nccl", limits, archive)?;
+        return Ok(Attempt::Started(group.on_device(device)));
+    }
+    let nccl = Nccl::start(library, &plan, &process.reactor, &process.wardens);
+    let nccl = nccl.map_err(|e| e.at(scene))?;
+    process.end_before_cuda();
+    Ok(Attempt::Started(Group::new(Box::new(nccl), limits, archive)?))
 }
 
 fn limits(settings: &Settings) -> Result<Limits> {

@@ -191,6 +191,11 @@ impl World {
         matches!(self.shared.lock().presence[peer], Presence::Left)
     }
 
+    /// Whether a rank is gone without a goodbye.
+    pub fn is_lost(&self, peer: usize) -> bool {
+        matches!(self.shared.lock().presence[peer], Presence::Lost(_))
+    }
+
     /// Waits for what explains that a group's link to `peer` broke: whether that rank has said
     /// goodbye. False once the group has failed for another reason, or `limit` has passed.
     pub fn has_left(&self, peer: usize, health: &Health, limit: Duration) -> bool {

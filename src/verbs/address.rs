@@ -117,6 +117,11 @@ pub struct PortAddress {
 }
 
 impl PortAddress {
+    /// Whether it is a GID that stands for an IPv4 address.
+    pub fn is_ipv4(&self) -> bool {
+        self.kind != AddressKind::Lid && Ipv6Addr::from(self.gid.raw).to_ipv4_mapped().is_some()
+    }
+
     /// As it travels: kind, spare, LID, GID.
     pub fn encode(&self) -> [u8; ADDRESS_BYTES] {
         let mut bytes = [0; ADDRESS_BYTES];

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_int};
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::Once;
 
 use super::abi::*;
 use super::address::{AddressKind, GidEntry, PortAddress, choose_gid, gid_kind, is_own_address};
@@ -140,6 +141,7 @@ impl Device {
             fail!(Config, "there is no RDMA device {name:?}: {here}");
         };
         let functions = list.functions;
+        mind_forks(functions);
         // SAFETY: a device of a list that is not freed yet.
         let context = NonNull::new(unsafe { (functions.open_device)(device) });
         let Some(context) = context else {
@@ -160,6 +162,9 @@ impl Opened {
         let facts = self.facts()?;
         let (port, attributes) = self.choose_port(wanted.port, facts.phys_port_cnt)?;
         let entry = self.choose_address(name, port, &attributes, wanted.gid_index)?;
+        let Ok(gid_index) = u8::try_from(entry.index) else {
+            fail!(Config, "GID {} has no place in a queue pair's address", entry.index);
+        };
         // SAFETY: the context is open.
         let pd = NonNull::new(unsafe { (self.functions.alloc_pd)(self.context.as_ptr()) });
         let Some(pd) = pd else {
@@ -168,9 +173,6 @@ impl Opened {
         let (functions, context) = (self.functions, self.context);
         // The device closes it from now on.
         std::mem::forget(self);
-        let Ok(gid_index) = u8::try_from(entry.index) else {
-            fail!(Config, "GID {} has no place in a queue pair's address", entry.index);
-        };
         Ok(Device {
             name: name.to_owned(),
             port,
@@ -290,6 +292,20 @@ impl Drop for Device {
             (self.functions.close_device)(self.context.as_ptr());
         }
     }
+}
+
+/// Where the kernel does not do so by itself, a fork would part this process from pages that a device
+/// writes to. It has to be asked for before anything is registered.
+fn mind_forks(functions: &Functions) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: it takes nothing, and may be called at any time.
+        let code = unsafe { (functions.fork_init)() };
+        if code != 0 {
+            // Memory that the program registered itself came first.
+            log::debug!("ibv_fork_init: {}", std::io::Error::from_raw_os_error(code));
+        }
+    });
 }
 
 fn port_state(state: u32) -> String {

@@ -18,14 +18,6 @@ pub fn open() -> Result<&'static Functions> {
         return Ok(functions);
     }
     let functions: &'static Functions = Box::leak(Box::new(load()?));
-    // Where the kernel does not do so by itself, a fork would part this process from pages that a
-    // device writes to. It has to be asked for before anything is registered.
-    // SAFETY: it takes nothing, and may be called at any time.
-    let code = unsafe { (functions.fork_init)() };
-    if code != 0 {
-        // Memory that the program registered itself came first.
-        log::debug!("ibv_fork_init: {}", std::io::Error::from_raw_os_error(code));
-    }
     *opened = Some(functions);
     Ok(functions)
 }

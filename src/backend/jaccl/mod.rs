@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::linked::{Fabric, Lane, Linked, segment_bytes, world_member};
 use crate::config::{Devices, JacclStart, QueuePairType, Topology};
-use crate::control::{self, Member, Reactor, Seat};
+use crate::control::{self, Member, Reactor, Seat, World};
 use crate::error::{Error, Result, Status, fail};
 use crate::transport::Link;
 use crate::transport::checked::CheckedLink;
@@ -28,22 +28,22 @@ use wiring::Wiring;
 const WHY: Duration = Duration::from_secs(1);
 /// 10 queue pairs of a process on a device are what Thunderbolt has: no more are made on demand.
 const QUEUE_PAIRS: usize = 10;
-/// How long the last of what was sent may take to reach the other ranks.
-const LAST_SENDS: Duration = Duration::from_millis(500);
+/// How long the last of what was sent may take to reach ranks that are there: it may have to be sent again.
+const LAST_SENDS: Duration = Duration::from_secs(3);
 
 /// Starts a world, of two ranks at least.
 pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
     let deadline = Deadline::after(plan.control.connect_timeout);
-    // First, so that what is wrong with this rank's devices shows even where no other rank comes.
     let map = Map { devices: plan.devices.clone(), topology: plan.topology };
-    let devices = open(plan, &map)?;
+    let devices = open(plan, &map);
     let member = world_member(plan.size)?;
-    let agreed = [
-        format!("devices file={:08x}", crc32fast::hash(format!("{:?}", plan.devices).as_bytes())),
-        format!("topology={}", plan.topology),
-    ];
-    let (world, segment) =
-        control::start(&plan.control, &agreed, reactor, member.clone(), segment_bytes)?;
+    let met = control::start(&plan.control, reactor, member.clone(), segment_bytes);
+    // What is wrong with this rank's devices is told to all who came, but first of all to this one.
+    let (world, segment, devices) = match (met, devices) {
+        (Ok((world, segment)), Ok(devices)) => (world, segment, devices),
+        (Ok((world, _)), Err(e)) => return Err(failed(&world, &member, e)),
+        (Err(_), Err(e)) | (Err(e), Ok(_)) => return Err(e),
+    };
     let kind = plan.queue_pair.map(|wanted| match wanted {
         QueuePairType::Rc => Kind::Rc,
         QueuePairType::Uc => Kind::Uc,
@@ -55,6 +55,7 @@ pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
         fail!(Internal, "rank {} has no device", plan.rank);
     };
     let wires = Wires {
+        world: Arc::clone(&world),
         lanes: map.most_wires(),
         map,
         wires,
@@ -138,6 +139,7 @@ impl Map {
 
 /// This rank's wires.
 struct Wires {
+    world: Arc<World>,
     map: Map,
     /// By peer.
     wires: HashMap<usize, Vec<Arc<Wire>>>,
@@ -211,15 +213,21 @@ impl Fabric for Wires {
     }
 
     fn leave(&self) {
-        // Each group of a world that ends asks for it, and so does the last to go.
+        let prospects = self.prospects.lock();
+        // Each group of a world that ends asks for it, and so does the last to go; under the lock, so
+        // that whoever comes second waits for the first.
         if self.left.swap(true, Ordering::Relaxed) {
             return;
         }
         let deadline = Deadline::after(Some(LAST_SENDS));
-        let prospects = self.prospects.lock();
-        let wires = || self.all().cloned().chain(prospects.values().filter_map(|p| p.wire()));
-        wires().for_each(|wire| wire.say_goodbye());
-        wires().for_each(|wire| wire.settle(deadline));
+        let made = prospects.iter().filter_map(|(peer, p)| Some((*peer, p.wire()?)));
+        let known =
+            self.wires.iter().flat_map(|(peer, wires)| wires.iter().map(|w| (*peer, w.clone())));
+        // A rank that is lost takes nothing any more.
+        let wires: Vec<_> =
+            known.chain(made).filter(|(peer, _)| !self.world.is_lost(*peer)).collect();
+        wires.iter().for_each(|(_, wire)| wire.say_goodbye());
+        wires.iter().for_each(|(_, wire)| wire.settle(deadline));
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -17,6 +18,8 @@ use crate::verbs::device::Device;
 use crate::verbs::queue_pair::Kind;
 use crate::wait::{Deadline, interest, wait};
 
+/// How long the first message over a wire may take.
+const GREETING: Duration = Duration::from_secs(10);
 /// What an end says once it can receive.
 const READY: [u8; 1] = [1];
 
@@ -71,7 +74,37 @@ impl Wiring<'_> {
         for (peer, name, stream) in &ready {
             self.hear(stream, &mut [0; READY.len()]).map_err(|e| self.on_way_to(*peer, name, e))?;
         }
+        self.greet(&wires)?;
         Ok(wires)
+    }
+
+    /// Sends a first message over each wire, and waits for the peer's.
+    fn greet(&self, wires: &HashMap<usize, Vec<Arc<Wire>>>) -> Result<()> {
+        let all = || wires.iter().flat_map(|(peer, wires)| wires.iter().map(move |w| (*peer, w)));
+        all().for_each(|(_, wire)| wire.say_hello());
+        let deadline = self.deadline.or(Deadline::after(Some(GREETING)));
+        for (peer, wire) in all() {
+            while !wire.has_met().map_err(|e| e.at("the first message"))? {
+                let health = &self.member.health;
+                let fds = &mut [
+                    interest(wire.as_fd(), true, false),
+                    interest(health.as_fd(), true, false),
+                ];
+                let in_time = wait(fds, deadline)?;
+                health.check()?;
+                if !in_time {
+                    fail!(
+                        Backend,
+                        "nothing comes from {} over the wire of {}, which is up: see that its devices \
+                         are connected as the devices file says, and that nothing on the way holds \
+                         RDMA back (RoCE v2 is UDP port 4791)",
+                        self.world.name_of(peer),
+                        wire.device()
+                    );
+                }
+            }
+        }
+        Ok(())
     }
 
     fn on_way_to(&self, peer: usize, device: &str, e: Error) -> Error {

@@ -140,7 +140,8 @@ impl Mpi {
         }
     }
 
-    /// What MPI takes for "the input is where the output goes".
+    /// What MPI takes for "the input is where the output goes". The standard wants that of all ranks or
+    /// none, and nobody here knows of the others; libraries take it from some, as the tests do.
     fn in_place(&self) -> *const c_void {
         self.runtime.library.abi.in_place as *const c_void
     }

@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::abi::{Comm, MessageStatus, Request, SUCCESS};
 use super::functions::Functions;
+use super::meeting::STARTS;
 use super::runtime::Runtime;
 use crate::dtype::Dtype;
-use crate::error::Error;
+use crate::error::{Error, Status};
 use crate::health::Health;
 use crate::recorder;
 
@@ -27,7 +28,7 @@ const SENTENCE_BYTES: usize = 1024;
 const KEPT: usize = 64;
 
 /// Which group: the start's number and the group's number in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GroupId {
     /// The start's number.
     pub world: u64,
@@ -64,6 +65,11 @@ impl News {
     /// News that come on this communicator, which has all ranks.
     pub fn on(comm: Comm) -> News {
         News { comm: Some(comm), ..News::default() }
+    }
+
+    /// Where they come, which has all ranks.
+    pub fn comm(&self) -> Option<Comm> {
+        self.comm
     }
 
     /// Makes a group known, and fails it if news of it came already.
@@ -126,7 +132,9 @@ impl Runtime {
         let (bytes, source) = (abi.datatype(Dtype::Uint8), abi.any_source);
         let mut status = MessageStatus::default();
         let mut buffer = [0u8; NEWS_BYTES];
-        loop {
+        // One look may only make MPI fetch what the next one finds.
+        let mut misses = 0;
+        while misses < 2 {
             let (mut there, mut count): (c_int, c_int) = (0, 0);
             let code = self.code(|f| {
                 // SAFETY: the communicator is ours, and the results are.
@@ -142,12 +150,24 @@ impl Runtime {
                     if code == SUCCESS { (f.get_count)(&status, bytes, &mut count) } else { code }
                 }
             });
-            if there == 0 || !matches!(code, Ok(SUCCESS)) {
+            if !matches!(code, Ok(SUCCESS)) {
                 return;
             }
+            if there == 0 {
+                misses += 1;
+                continue;
+            }
             let text = buffer.get(..usize::try_from(count).unwrap_or(0)).unwrap_or_default();
-            match serde_json::from_slice(text) {
-                Ok(failure) => self.news.deliver(failure),
+            match serde_json::from_slice::<Failure>(text) {
+                Ok(failure) => {
+                    if failure.id.group == 0 || failure.cause.status == Status::Timeout {
+                        self.spoil();
+                    }
+                    match failure.id {
+                        STARTS => self.is_out_of_step(failure.cause),
+                        _ => self.news.deliver(failure),
+                    }
+                }
                 Err(e) => log::warn!("mpi: news that nobody can read: {e}"),
             }
         }
@@ -174,7 +194,7 @@ impl Runtime {
                 if code == SUCCESS { (f.request_free)(&mut request) } else { code }
             });
             if let Err(e) = outcome {
-                log::warn!("mpi: rank {rank} is not told of a failure: {e}");
+                return log::warn!("mpi: rank {rank} is not told of a failure: {e}");
             }
         }
     }
@@ -195,7 +215,6 @@ fn clipped(sentence: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Status;
 
     #[test]
     fn news_wait_for_their_group() {

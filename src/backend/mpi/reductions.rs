@@ -14,6 +14,7 @@ use super::functions::Functions;
 use super::library::Library;
 use crate::dtype::Dtype;
 use crate::error::Result;
+use crate::reduce::environment::Environment;
 use crate::reduce::{Reduction, kernel};
 
 /// The operation for every reduction and type.
@@ -126,6 +127,8 @@ unsafe extern "C" fn reduce<const REDUCTION: usize, const DTYPE: usize>(
     count: *const c_int,
     _datatype: *const Datatype,
 ) {
+    // On whichever thread of the program is in MPI.
+    let _environment = Environment::standard();
     // SAFETY: MPI passes a pointer to the count.
     let count = usize::try_from(unsafe { *count }).unwrap_or(0);
     let reduce = kernel(Reduction::ALL[REDUCTION], Dtype::ALL[DTYPE]);
@@ -146,6 +149,7 @@ unsafe extern "C" fn commutative_extreme<const REDUCTION: usize, const DTYPE: us
     count: *const c_int,
     _datatype: *const Datatype,
 ) {
+    let _environment = Environment::standard();
     let dtype = Dtype::ALL[DTYPE];
     let (extreme, by_bits) =
         (kernel(Reduction::ALL[REDUCTION], dtype), kernel(Reduction::Max, bits(dtype)));

@@ -1,30 +1,31 @@
-//! The MPI of this process: initialised once, by the program or by us; who may call it; its end.
+//! The MPI of this process, once it is initialised: who may call it, and its end.
 
 use std::ffi::c_int;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use super::abi::{Comm, MessageStatus, Request};
-use super::caller::Caller;
+use super::abi::Comm;
+use super::caller::{Caller, Lingering};
 use super::functions::Functions;
-use super::library::{self, Library};
+use super::library::Library;
 use super::news::News;
 use super::reductions::Operations;
+use super::turns::Turns;
 use crate::config::MpiSettings;
 use crate::error::{Error, Result, Status, fail};
 use crate::wait::Deadline;
 
 /// How long the end of MPI waits for calls that are under way in other threads.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 /// How long it waits for the other ranks once a world has failed: then one of them may never come.
 const LAST_MEETING: Duration = Duration::from_secs(30);
 
 /// Which threads may call MPI.
 #[derive(Debug)]
-enum Threads {
+pub(super) enum Threads {
     /// All: MPI_THREAD_MULTIPLE was granted.
     All,
     /// One of ours, which calls for the others.
@@ -52,88 +53,29 @@ pub struct Runtime {
     /// Held by who is in MPI, taken for its end.
     gate: RwLock<()>,
     closing: AtomicBool,
-    /// Set once a world has failed.
+    /// Set once a rank may never come to the end: a world has failed, or somebody waited in vain.
     spoiled: AtomicBool,
+    /// Calls that have outlasted their limit, in which a thread still is.
+    lingering: Lingering,
+    /// Held by the start that is under way.
+    pub(super) starting: Mutex<()>,
+    /// Set once a start has left a call under way, which the next start of another rank would meet:
+    /// the process's.
+    pub(super) out_of_step: Arc<OnceLock<Error>>,
     groups: AtomicU32,
-}
-
-/// The place of a process's runtime.
-#[derive(Debug, Default)]
-pub struct Place(Mutex<State>);
-
-#[derive(Debug, Default)]
-enum State {
-    #[default]
-    Untouched,
-    Running(Arc<Runtime>),
-    /// MPI is initialised, but of no use, for this reason.
-    Failed(Arc<Runtime>, Error),
-    /// MPI cannot be initialised twice.
-    Ended,
-}
-
-/// Which process, of a line of forks, met MPI first; 0 for none yet. Copied into children.
-static OWNER: AtomicU64 = AtomicU64::new(0);
-
-/// How much of a program MPI is already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Before {
-    Untouched,
-    Initialised,
-}
-
-impl Place {
-    /// The runtime, started if there is none. `generation` tells this process from those that it
-    /// was forked from.
-    pub fn runtime(&self, generation: u64, settings: &MpiSettings) -> Result<Arc<Runtime>> {
-        let mut state = self.0.lock();
-        match &*state {
-            State::Running(runtime) => return Ok(runtime.clone()),
-            State::Failed(_, cause) => fail!(
-                Unsupported,
-                "MPI cannot be started a second time in a process, and the first time failed: {cause}"
-            ),
-            State::Ended => fail!(
-                Unsupported,
-                "MPI was ended by mlxd_finalize, and MPI cannot be started a second time in a process"
-            ),
-            State::Untouched => {}
-        }
-        let owner = OWNER.load(Ordering::Acquire);
-        if owner != 0 && owner != generation {
-            fail!(Unsupported, "MPI belongs to the process that forked this one");
-        }
-        let library = library::open(settings)?;
-        OWNER.store(generation, Ordering::Release);
-        let mut runtime = Runtime::start(library)?;
-        let outcome = runtime.meet(settings);
-        let runtime = Arc::new(runtime);
-        *state = match &outcome {
-            Ok(()) => State::Running(runtime.clone()),
-            Err(cause) => State::Failed(runtime.clone(), cause.clone()),
-        };
-        outcome.map(|()| runtime)
-    }
-
-    /// Ends MPI if we initialised it, once nobody is in it any more.
-    pub fn end(&self) {
-        // A start that is under way in another thread keeps it.
-        let Some(mut state) = self.0.try_lock_for(FAREWELL) else { return };
-        if let State::Running(runtime) | State::Failed(runtime, _) = &*state {
-            runtime.end();
-            // A program's own MPI goes on.
-            let ours = runtime.caller.is_some();
-            *state = if ours { State::Ended } else { State::Untouched };
-        }
-    }
+    /// The order of splits, where one thread makes all calls.
+    pub(super) turns: Turns,
 }
 
 impl Runtime {
-    fn start(library: Arc<Library>) -> Result<Runtime> {
-        let (threads, caller) = match before(&library)? {
-            Before::Initialised => (threads_of_program(&library)?, None),
-            Before::Untouched => initialise(&library)?,
-        };
+    /// The MPI that is initialised now, and who may call it.
+    pub(super) fn new(
+        library: Arc<Library>,
+        threads: Threads,
+        caller: Option<Caller>,
+        out_of_step: Arc<OnceLock<Error>>,
+    ) -> Result<Runtime> {
+        let lingering = caller.as_ref().map(Caller::lingering).unwrap_or_default();
         let look_around = || {
             let functions = &library.functions;
             let (mut rank, mut size) = (0, 0);
@@ -160,16 +102,19 @@ impl Runtime {
             gate: RwLock::new(()),
             closing: AtomicBool::new(false),
             spoiled: AtomicBool::new(false),
+            lingering,
+            starting: Mutex::default(),
+            out_of_step,
             groups: AtomicU32::new(0),
+            turns: Turns::default(),
         })
     }
 
     /// Finds the other ranks, which must all have been started by one launcher.
-    fn meet(&mut self, settings: &MpiSettings) -> Result<()> {
+    pub(super) fn meet(&mut self, settings: &MpiSettings, deadline: Deadline) -> Result<()> {
         self.check_size(settings)?;
         if self.size > 1 {
-            let comm = self.duplicate_world(Deadline::after(settings.connect_timeout))?;
-            self.news = News::on(comm);
+            self.news = News::on(self.duplicate_world(deadline)?);
         }
         Ok(())
     }
@@ -190,41 +135,6 @@ impl Runtime {
             self.size,
             if self.size == 1 { "" } else { "s" }
         )
-    }
-
-    /// A communicator of ours with all ranks, whose traffic mixes with nobody's.
-    pub fn duplicate_world(&self, deadline: Deadline) -> Result<Comm> {
-        let what = "MPI_Comm_idup";
-        // On the heap, and left there if the deadline passes: MPI writes to it whenever it is done.
-        let comm = Box::leak(Box::new(Comm(0)));
-        let at: *mut Comm = comm;
-        let mut request = Request(0);
-        let world = self.library.abi.comm_world;
-        // SAFETY: MPI is initialised; the communicator stays until it is written.
-        self.call(what, |f| unsafe { (f.comm_idup)(world, at, &mut request) })?;
-        let mut status = MessageStatus::default();
-        match self.await_request(&mut request, &mut status, deadline, || Ok(()))? {
-            Some(code) => self.library.check(what, code)?,
-            None => return Err(self.somebody_is_late()),
-        }
-        // SAFETY: the request is complete, so MPI is done with it; it came from Box::leak.
-        let comm = *unsafe { Box::from_raw(at) };
-        let errors_return = self.library.abi.errors_return;
-        // SAFETY: a communicator and a handler of this MPI.
-        self.call("MPI_Comm_set_errhandler", |f| unsafe {
-            (f.comm_set_errhandler)(comm, errors_return)
-        })?;
-        Ok(comm)
-    }
-
-    /// What to say when a start takes too long.
-    pub fn somebody_is_late(&self) -> Error {
-        let message = format!(
-            "not all {} ranks that were started together called mlxd_init in time \
-             (MLXD_CONNECT_TIMEOUT_MS)",
-            self.size
-        );
-        Error::new(Status::Timeout, message)
     }
 
     /// A number for a group that this rank leads.
@@ -250,6 +160,11 @@ impl Runtime {
         !matches!(self.threads, Threads::Ours)
     }
 
+    /// Whether this thread may call MPI, which is there.
+    fn may_call(&self) -> bool {
+        !matches!(self.threads, Threads::Main) || is_main_thread(&self.library)
+    }
+
     /// Refuses what this thread, or a stream's, may not call.
     pub fn accepts(&self, streamed: bool) -> Result<()> {
         if !matches!(self.threads, Threads::Main) {
@@ -259,7 +174,7 @@ impl Runtime {
         if self.closing.load(Ordering::Acquire) || self.is_over() {
             return Ok(());
         }
-        if !streamed && is_main_thread(&self.library) {
+        if !streamed && self.may_call() {
             return Ok(());
         }
         let who = if streamed { "a stream's thread" } else { "another thread" };
@@ -271,6 +186,39 @@ impl Runtime {
         )
     }
 
+    /// A thread for one call within a limit, where each thread makes its own calls: it may never come
+    /// back from it.
+    pub fn helper(&self, limit: Option<Duration>) -> Result<Option<Caller>> {
+        match (&self.threads, limit) {
+            (Threads::All, Some(_)) => Caller::start(&self.lingering).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Makes a call that MPI gives no limit, within one: on that thread, or on the one that makes all
+    /// calls. After the limit it stays under way. The program's main thread, where that alone may call,
+    /// makes it itself, and has no limit.
+    pub fn call_within<T: Send + 'static>(
+        self: &Arc<Self>,
+        what: &str,
+        helper: Option<&Caller>,
+        limit: Option<Duration>,
+        body: impl FnOnce(&Functions) -> (c_int, T) + Send + 'static,
+    ) -> Result<T> {
+        let runtime = self.clone();
+        let body = move || body(&runtime.library.functions);
+        let ours = || matches!(self.threads, Threads::Ours).then_some(self.caller.as_ref())?;
+        let outcome = match helper.or_else(ours) {
+            Some(caller) => caller.run_within(limit, body)?,
+            None => Some(body()),
+        };
+        let Some((code, result)) = outcome else {
+            let limit = limit.unwrap_or_default().as_millis();
+            fail!(Timeout, "{what} has not ended after {limit} ms");
+        };
+        self.library.check(what, code).map(|()| result)
+    }
+
     /// Makes a call of MPI, on the thread that may: its error in MPI's words.
     pub fn call(&self, what: &str, body: impl FnOnce(&Functions) -> c_int) -> Result<()> {
         self.library.check(what, self.code(body)?)
@@ -278,17 +226,31 @@ impl Runtime {
 
     /// The same, with the code as it is.
     pub fn code(&self, body: impl FnOnce(&Functions) -> c_int) -> Result<c_int> {
+        let never = || Error::new(Status::Internal, "a deadline that never passes has passed");
+        self.code_by(Deadline::NEVER, body)?.ok_or_else(never)
+    }
+
+    /// The same; `None` where the call has not been made when the deadline passes, since another keeps
+    /// the thread that makes all.
+    pub fn code_by(
+        &self,
+        deadline: Deadline,
+        body: impl FnOnce(&Functions) -> c_int,
+    ) -> Result<Option<c_int>> {
         match (&self.threads, &self.caller) {
-            (Threads::Ours, Some(caller)) => caller.run(|| body(&self.library.functions)),
-            _ => Ok(body(&self.library.functions)),
+            (Threads::Ours, Some(caller)) => {
+                caller.run_by(deadline, || body(&self.library.functions))
+            }
+            _ => Ok(Some(body(&self.library.functions))),
         }
     }
 
     /// Frees a communicator that nothing is under way on. It stays, at no harm, where this thread
-    /// may not call.
+    /// may not call, or where MPI ends next. A program's own MPI lives on after our part in it.
     pub fn free(&self, mut comm: Comm) {
-        let Ok(_inside) = self.enter() else { return };
-        if self.is_over() || self.accepts(false).is_err() {
+        let inside = self.gate.try_read_recursive();
+        let ending = inside.is_none() || self.closing.load(Ordering::Acquire);
+        if (ending && self.is_ours()) || self.is_over() || !self.may_call() {
             return;
         }
         // SAFETY: a communicator of ours, freed once.
@@ -305,20 +267,29 @@ impl Runtime {
         over != 0
     }
 
-    /// A world has failed: its ranks may not all come to the end.
+    /// A rank may never come to the end.
     pub fn spoil(&self) {
         self.spoiled.store(true, Ordering::Release);
     }
 
-    fn end(self: &Arc<Self>) {
+    /// Whether we initialised MPI.
+    pub(super) fn is_ours(&self) -> bool {
+        self.caller.is_some()
+    }
+
+    pub(super) fn end(self: &Arc<Self>) {
         self.closing.store(true, Ordering::Release);
         // An operation that never ends would keep the process: then the launcher sees it die.
-        let Some(_alone) = self.gate.try_write_for(FAREWELL) else {
-            log::warn!("mpi: operations are under way in other threads, so MPI is not finalised");
+        let alone = self.gate.try_write_for(FAREWELL);
+        if alone.is_none() || self.lingering.is_any() {
+            log::warn!("mpi: operations are under way in other threads, so MPI is left as it is");
             return;
-        };
-        let own_thread = self.caller.is_some() || is_main_thread(&self.library);
-        if self.is_over() || !(own_thread || matches!(self.threads, Threads::All)) {
+        }
+        // After its end MPI allows no question but that.
+        if self.is_over() {
+            return;
+        }
+        if !self.is_ours() && !self.may_call() {
             return;
         }
         let Some(caller) = &self.caller else {
@@ -351,66 +322,9 @@ impl Runtime {
 }
 
 /// Whether this thread initialised MPI.
-fn is_main_thread(library: &Library) -> bool {
+pub(super) fn is_main_thread(library: &Library) -> bool {
     let mut main: c_int = 0;
     // SAFETY: MPI allows this from any thread while it is initialised.
     let code = unsafe { (library.functions.is_thread_main)(&mut main) };
     code == super::abi::SUCCESS && main != 0
-}
-
-/// Whether MPI is there already; an error if it was there and is no more.
-fn before(library: &Library) -> Result<Before> {
-    let (mut initialised, mut finalised): (c_int, c_int) = (0, 0);
-    // SAFETY: MPI allows both at any time, from any thread.
-    unsafe {
-        library.check("MPI_Initialized", (library.functions.initialized)(&mut initialised))?;
-        library.check("MPI_Finalized", (library.functions.finalized)(&mut finalised))?;
-    }
-    match (initialised != 0, finalised != 0) {
-        (_, true) => fail!(Unsupported, "the program has called MPI_Finalize already"),
-        (true, false) => Ok(Before::Initialised),
-        (false, false) => Ok(Before::Untouched),
-    }
-}
-
-/// Who may call an MPI that the program initialised.
-fn threads_of_program(library: &Library) -> Result<Threads> {
-    let mut level: c_int = 0;
-    // SAFETY: MPI is initialised, and allows this from any thread.
-    let code = unsafe { (library.functions.query_thread)(&mut level) };
-    library.check("MPI_Query_thread", code)?;
-    if level >= library.abi.thread_multiple {
-        return Ok(Threads::All);
-    }
-    if !is_main_thread(library) {
-        fail!(
-            Unsupported,
-            "the program initialised MPI below MPI_THREAD_MULTIPLE: only the thread that did so may \
-             call mlxd_init; ask MPI_Init_thread for MPI_THREAD_MULTIPLE"
-        );
-    }
-    Ok(Threads::Main)
-}
-
-/// Initialises MPI, on a thread of ours that will end it: who initialises MPI must also do that.
-fn initialise(library: &Library) -> Result<(Threads, Option<Caller>)> {
-    let caller = Caller::start()?;
-    let (functions, abi) = (&library.functions, &library.abi);
-    let level = caller.run(|| {
-        let mut level: c_int = 0;
-        let none = std::ptr::null_mut();
-        // SAFETY: MPI was not initialised yet, and takes NULL for the program's arguments.
-        let code =
-            unsafe { (functions.init_thread)(none, none.cast(), abi.thread_multiple, &mut level) };
-        library.check("MPI_Init_thread", code)?;
-        // SAFETY: the world and a handler of this MPI, which is initialised.
-        let code = unsafe { (functions.comm_set_errhandler)(abi.comm_world, abi.errors_return) };
-        library.check("MPI_Comm_set_errhandler", code)?;
-        Ok::<_, Error>(level)
-    })??;
-    let all = level >= abi.thread_multiple;
-    if !all {
-        log::info!("mpi: threads take turns: MPI grants less than MPI_THREAD_MULTIPLE");
-    }
-    Ok((if all { Threads::All } else { Threads::Ours }, Some(caller)))
 }

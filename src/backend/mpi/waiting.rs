@@ -40,7 +40,7 @@ impl Runtime {
     ) -> Result<Option<c_int>> {
         for round in 0usize.. {
             let mut complete: c_int = 0;
-            let code = self.code(|f| {
+            let code = self.code_by(deadline, |f| {
                 let mut code = SUCCESS;
                 for _ in 0..TESTS {
                     // SAFETY: a request of a nonblocking call whose memory is still there.
@@ -51,6 +51,7 @@ impl Runtime {
                 }
                 code
             })?;
+            let Some(code) = code else { break };
             if complete != 0 || code != SUCCESS {
                 return Ok(Some(code));
             }

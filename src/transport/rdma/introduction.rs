@@ -71,6 +71,13 @@ impl Introduction {
                  kind (MLXD_RDMA_GID_INDEX chooses another)"
             );
         }
+        if here.is_ipv4() != there.is_ipv4() {
+            fail!(
+                Config,
+                "its port is reached by {there}, this rank's by {here}: both need an IPv4 address, or \
+                 neither (MLXD_RDMA_GID_INDEX chooses another)"
+            );
+        }
         Ok(())
     }
 }

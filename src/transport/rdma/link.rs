@@ -25,9 +25,9 @@ use crate::wait::Wake;
 const STEP: usize = 4;
 /// 16 bytes: no element is wider.
 const WIDEST: usize = 16;
-/// 500 ms: what was sent comes another way than the news that the peer has closed its end, but not much
-/// later.
-const BEHIND: Duration = Duration::from_millis(500);
+/// 3 s: what was sent comes another way than the news that the peer has closed its end, and later if it had
+/// to be sent again, which takes devices 0.3 to 1 s.
+const BEHIND: Duration = Duration::from_secs(3);
 
 /// One end.
 pub struct RdmaLink {
@@ -94,7 +94,7 @@ impl RdmaLink {
         match wakes {
             Ok(wakes) => Ok(link(wakes)),
             Err(e) => {
-                wire.close(number, &mut std::iter::empty());
+                wire.close(number, &mut std::iter::empty(), &mut std::iter::empty());
                 Err(e)
             }
         }
@@ -190,9 +190,10 @@ impl RdmaLink {
     /// Why nothing can come any more, if that is so.
     fn end(&self, standing: Standing) -> Result<()> {
         match (standing, &self.gone) {
-            // What the peer did comes before what the device says of that.
+            (Standing::Failed(why), gone) if gone.is_none() || why.status != Status::PeerLost => {
+                Err(why)
+            }
             (_, Some((since, why))) if since.elapsed() >= BEHIND => Err(why.clone()),
-            (Standing::Failed(why), None) => Err(why),
             (Standing::Closed | Standing::Failed(_), _) => {
                 let message = format!("connection to {} closed by peer", self.peer);
                 Err(Error::new(Status::PeerLost, message))
@@ -216,7 +217,10 @@ fn watch(wire: &Wire, bell: &Wake, stream: &TcpStream) -> Result<OwnedFd> {
 impl Drop for RdmaLink {
     fn drop(&mut self) {
         let unread = self.landed.drain(..).map(|landed| landed.buffer);
-        self.wire.close(self.number, &mut unread.chain(self.read.drain(..)));
+        // There are such only if a step was not finished, which a bug alone can do.
+        let unsent = self.rooms.drain(..).map(|(room, _)| room);
+        let unsent = &mut unsent.chain(self.filled.drain(..).map(|(room, _)| room));
+        self.wire.close(self.number, &mut unread.chain(self.read.drain(..)), unsent);
         // Also where a forked child still has the descriptor.
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
@@ -246,6 +250,9 @@ impl Link for RdmaLink {
             self.wire.finish(self.number, &self.read, &self.filled);
             self.read.clear();
             self.filled.clear();
+        }
+        if received && let Some((since, _)) = &mut self.gone {
+            *since = Instant::now();
         }
         if !sent && !received && self.waits() {
             self.end(standing)?;

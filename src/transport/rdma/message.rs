@@ -17,6 +17,8 @@ pub enum Kind {
     Close = 3,
     /// The last of a wire.
     Goodbye = 4,
+    /// The first of a wire.
+    Hello = 5,
 }
 
 /// What stands in front.
@@ -49,7 +51,7 @@ impl Header {
     /// The inverse, of a message of `length` bytes in all that should be the one of this number.
     pub fn decode(bytes: &[u8; HEADER_BYTES], length: usize, number: u32) -> Result<Header> {
         let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-        let kinds = [Kind::Data, Kind::Credits, Kind::Close, Kind::Goodbye];
+        let kinds = [Kind::Data, Kind::Credits, Kind::Close, Kind::Goodbye, Kind::Hello];
         let Some(kind) = kinds.into_iter().find(|kind| *kind as u8 == bytes[14]) else {
             fail!(Internal, "a message of the unknown kind {}", bytes[14]);
         };
@@ -79,7 +81,7 @@ mod tests {
 
     #[test]
     fn headers_travel() {
-        for kind in [Kind::Data, Kind::Credits, Kind::Close, Kind::Goodbye] {
+        for kind in [Kind::Data, Kind::Credits, Kind::Close, Kind::Goodbye, Kind::Hello] {
             let header =
                 Header { channel: u32::MAX, number: 7, length: 70_000, credits: 300, kind };
             let bytes = header.encode();

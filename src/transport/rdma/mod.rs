@@ -16,7 +16,7 @@
 //!   sender can only have had from the first two;
 //! - the message that closes the channel: 1.
 //!
-//! And for a wire, the message that says goodbye: 1. What has landed for a channel that nobody drives
+//! And for a wire, the messages that say hello and goodbye: 2. What has landed for a channel that nobody drives
 //! stays where it is, at the cost of that channel's credits; others go on.
 //!
 //! Whoever drives a channel looks at the whole wire, under its lock, and hands what came to the channels

@@ -144,7 +144,10 @@ impl Arrival for Opening {
         let peer = std::mem::take(&mut self.peer);
         match (self.channel.take(), hello) {
             (Some((wire, number)), Some((theirs, credits))) => {
-                wire.meet(number, theirs, credits)?;
+                if let Err(e) = wire.meet(number, theirs, credits) {
+                    wire.close(number, &mut std::iter::empty(), &mut std::iter::empty());
+                    return Err(e);
+                }
                 let bell = self.bell.clone();
                 Ok(Some(Box::new(RdmaLink::new(wire, number, stream, peer, bell)?)))
             }

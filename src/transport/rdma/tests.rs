@@ -130,9 +130,10 @@ fn what_was_given_up_in_the_middle_makes_room() {
 #[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
 fn what_had_landed_before_it_was_given_up_is_posted_again() {
     let (a, b) = rdma_wires(Kind::Rc);
-    let mut other = rdma_channel(&a, &b);
+    let (to, from) = rdma_channel(&a, &b);
+    let mut other = (from, to);
     let (data, len) = (pattern(400_000, 1), 400_000);
-    for _ in 0..8 {
+    for _ in 0..30 {
         let (s, t) = streams();
         let opening = |stream, wire: &Arc<Wire>| {
             Opening::new(stream, "the other".to_owned(), Some(wire.clone()), BOTH).unwrap()
@@ -145,7 +146,7 @@ fn what_had_landed_before_it_was_given_up_is_posted_again() {
             sender.progress().unwrap();
             sender.sent() == len as u64
         });
-        // Has the first end look at the wire.
+        // Comes behind that, so that all of it has come.
         exchange(&mut other, 10);
         drop(given_up);
     }

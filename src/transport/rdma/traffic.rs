@@ -36,11 +36,12 @@ impl Wire {
         let mut state = self.state.lock();
         self.look(&mut state);
         self.tidy(&mut state);
-        if let Some(end) = &state.end {
-            return Err(end.clone());
-        }
         if state.is_over() {
             fail!(PeerLost, "connection to {} closed", self.name);
+        }
+        // What ended it was one group's failure; others go on without it.
+        if state.end.is_some() {
+            return Ok(None);
         }
         let requests = match state.slabs.promise(&self.device, ways.receives()) {
             Ok(Some(requests)) => requests,
@@ -79,10 +80,20 @@ impl Wire {
 
     /// Nobody uses this end of a channel any more. What it has not read is dropped; its receives stay
     /// promised until the peer has closed it as well.
-    pub fn close(&self, number: u32, unread: &mut dyn Iterator<Item = Buffer>) {
+    pub fn close(
+        &self,
+        number: u32,
+        unread: &mut dyn Iterator<Item = Buffer>,
+        unsent: &mut dyn Iterator<Item = u16>,
+    ) {
         let mut state = self.state.lock();
         let state = &mut *state;
         state.repost(unread);
+        for room in unsent {
+            if let Err(e) = state.rooms.give_back(room.into()) {
+                self.fail(state, e);
+            }
+        }
         let Some(channel) = state.channels.get_mut(&number) else { return };
         channel.dropped = true;
         let landed = std::mem::take(&mut channel.landed);
@@ -95,8 +106,12 @@ impl Wire {
     /// As [`Wire::close`], where the peer's number has not come.
     pub fn abandon(&self, number: u32, orphan: Orphan) {
         let mut state = self.state.lock();
+        let state = &mut *state;
         if let Some(channel) = state.channels.get_mut(&number) {
             channel.dropped = true;
+            // The peer may have sent before its hello was read.
+            let landed = std::mem::take(&mut channel.landed);
+            state.repost(&mut landed.into_iter().map(|landed| landed.buffer));
             state.orphans.push(orphan);
         }
     }
@@ -117,13 +132,6 @@ impl Wire {
             self.take_events(state, number);
         }
         self.look(state);
-        // A send that failed shows nowhere else if the device leaves the receives alone.
-        if slept
-            && state.end.is_none()
-            && let Err(e) = self.free_rooms(state)
-        {
-            self.fail(state, e);
-        }
         // Those for which there was no room the last time.
         if let Err(e) = self.give_credits_back(state, number) {
             self.fail(state, e);
@@ -141,6 +149,8 @@ impl Wire {
             }
         }
         match &state.end {
+            // What becomes of a wire after that is no news.
+            _ if state.left => Standing::Closed,
             Some(end) => Standing::Failed(end.clone()),
             None if open => Standing::Open,
             None => Standing::Closed,
@@ -172,10 +182,11 @@ impl Wire {
         let state = &mut *state;
         let mut outcome = self.pair.arm(Queue::Recv);
         let due = state.channels.get(&number).is_some_and(|channel| channel.untold >= CREDITS_DUE);
-        if (sends || due) && state.rooms.free() == 0 {
+        if sends || due {
             outcome = outcome.and_then(|()| self.pair.arm(Queue::Send));
         }
-        if let Err(e) = outcome {
+        // A send that failed shows nowhere else if the device leaves the receives alone.
+        if let Err(e) = outcome.and_then(|()| self.free_rooms(state)) {
             self.fail(state, e);
         }
         self.look(state);
@@ -213,7 +224,21 @@ impl Wire {
         if state.end.is_none()
             && let Err(e) = self.take_in(state)
         {
+            self.take_in_the_rest(state);
             self.fail(state, e);
+        }
+    }
+
+    /// What came before the wire failed, and was not looked at.
+    fn take_in_the_rest(&self, state: &mut State) {
+        let mut done = [ibv_wc::default(); BATCH];
+        while let Ok(count @ 1..) = self.pair.poll(Queue::Recv, &mut done) {
+            for completion in &done[..count] {
+                if completion.status != IBV_WC_SUCCESS || self.received(state, completion).is_err()
+                {
+                    return;
+                }
+            }
         }
     }
 
@@ -238,6 +263,10 @@ impl Wire {
     }
 
     fn received(&self, state: &mut State, completion: &ibv_wc) -> Result<()> {
+        // Nothing comes after a goodbye, whatever stops this end then.
+        if state.left {
+            return Ok(());
+        }
         self.check(completion)?;
         let buffer = state.slabs.landed(completion.wr_id)?;
         let (bytes, length) = (state.slabs.bytes(buffer), completion.byte_len as usize);
@@ -249,8 +278,11 @@ impl Wire {
         let header = Header::decode(&header, length, state.heard);
         let header = header.map_err(|e| e.at(format_args!("from {}", self.name)))?;
         state.heard = state.heard.wrapping_add(1);
-        if header.kind == Kind::Goodbye {
-            state.left = true;
+        if [Kind::Hello, Kind::Goodbye].contains(&header.kind) {
+            match header.kind {
+                Kind::Hello => state.met = true,
+                _ => state.left = true,
+            }
             state.channels.values_mut().for_each(Channel::wake);
             state.repost(&mut std::iter::once(buffer));
             return Ok(());
@@ -353,14 +385,13 @@ impl Wire {
         Ok(())
     }
 
-    /// The last message of all.
-    pub(super) fn goodbye(&self, state: &mut State) {
-        if state.is_over() || state.end.is_some() {
+    /// Sends a message of the wire's own.
+    pub(super) fn say(&self, state: &mut State, kind: Kind) {
+        if state.end.is_some() {
             return;
         }
-        state.said = true;
         let sent = match state.rooms.take() {
-            Some(room) => self.send(state, 0, Kind::Goodbye, &[(room, 0)]),
+            Some(room) => self.send(state, 0, kind, &[(room, 0)]),
             None => Ok(()),
         };
         if let Err(e) = sent {
@@ -385,10 +416,12 @@ impl Wire {
     ) -> Result<()> {
         let mut requests: Vec<(u64, ibv_sge)> = Vec::with_capacity(rooms.len());
         for (room, len) in rooms {
-            let channel = state.channels.get_mut(&number).filter(|_| kind != Kind::Goodbye);
-            let (peer, credits) = match channel {
-                Some(channel) => (channel.peer.unwrap_or(0), channel.tell()),
-                None => (0, 0),
+            let (peer, credits) = match (kind, state.channels.get_mut(&number)) {
+                (Kind::Goodbye | Kind::Hello, _) => (0, 0),
+                (_, Some(Channel { peer: None, .. }) | None) => {
+                    fail!(Internal, "a message for channel {number}, which is not open")
+                }
+                (_, Some(channel)) => (channel.peer.unwrap_or(0), channel.tell()),
             };
             let header = Header {
                 channel: peer,
@@ -464,7 +497,7 @@ impl Wire {
 
 impl State {
     /// Whether either end has said goodbye: nothing more is sent.
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.left || self.said
     }
 
@@ -479,6 +512,7 @@ impl State {
     fn forget(&mut self, number: u32) {
         if let Some(channel) = self.channels.remove(&number) {
             self.slabs.release(channel.ways().receives());
+            self.repost(&mut channel.landed.into_iter().map(|landed| landed.buffer));
         }
     }
 }

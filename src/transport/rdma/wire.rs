@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::buffers::{MOST, ROOMS, Rooms, Slabs};
 use super::channel::Channel;
+use super::message::Kind as Said;
 use super::opening::Orphan;
 use super::{BUFFER, Introduction};
 use crate::error::{Error, Result, Status, fail};
@@ -42,6 +43,9 @@ pub(super) struct State {
     /// Messages sent and received.
     pub(super) sent: u32,
     pub(super) heard: u32,
+    /// Whether the peer has said hello, and this end.
+    pub(super) met: bool,
+    pub(super) greeted: bool,
     /// Whether the peer has said goodbye, and this end.
     pub(super) left: bool,
     pub(super) said: bool,
@@ -71,13 +75,17 @@ impl Stub {
         let rooms = ROOMS.min(device.max_requests as usize).min(device.max_completions as usize);
         let plan = Plan { kind, sends: rooms as u32, recvs: most as u32, inline_bytes: INLINE };
         let pair = QueuePair::new(device, plan)?;
-        let mut state = State {
+        let first_packet =
+            getrandom::u32().map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
+        let state = State {
             slabs: Slabs::new(most),
             rooms: Rooms::new(device, rooms)?,
             channels: HashMap::new(),
             next: 0,
             sent: 0,
             heard: 0,
+            met: false,
+            greeted: false,
             left: false,
             said: false,
             end: None,
@@ -85,16 +93,16 @@ impl Stub {
             closing: Vec::new(),
             orphans: Vec::new(),
         };
-        // One for the peer's goodbye; all others are promised to channels.
-        let Some(requests) = state.slabs.promise(device, 1)? else {
+        let first_packet = first_packet & 0xff_ffff;
+        let mut stub = Stub { pair, device: device.clone(), state, first_packet };
+        // For the peer's first and last message; all others are promised to channels.
+        let Some(requests) = stub.state.slabs.promise(device, 2)? else {
             fail!(Unavailable, "{} takes no receives", device.name);
         };
         // SAFETY: the slabs are in the state, which goes after the queue pair; a buffer is touched only
         // once its receive has completed.
-        unsafe { pair.post_recvs(&requests)? };
-        let first_packet =
-            getrandom::u32().map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
-        Ok(Stub { pair, device: device.clone(), state, first_packet: first_packet & 0xff_ffff })
+        unsafe { stub.pair.post_recvs(&requests)? };
+        Ok(stub)
     }
 
     /// The name of its device.
@@ -144,6 +152,11 @@ impl Wire {
         self.pair.kind
     }
 
+    /// The name of its device.
+    pub fn device(&self) -> &str {
+        &self.device.name
+    }
+
     /// What is registered for it now.
     pub fn registered(&self) -> Registered {
         let state = self.state.lock();
@@ -151,11 +164,43 @@ impl Wire {
         Registered { regions: state.slabs.regions() + 1, bytes: buffers * BUFFER }
     }
 
+    /// Sends the first message, once the other end can receive: what was connected need not lead
+    /// anywhere.
+    pub fn say_hello(&self) {
+        let mut state = self.state.lock();
+        if !std::mem::replace(&mut state.greeted, true) {
+            self.say(&mut state, Said::Hello);
+        }
+    }
+
+    /// Whether the other end's has come; else its coming makes the descriptor ready.
+    pub fn has_met(&self) -> Result<bool> {
+        let mut state = self.state.lock();
+        while self.pair.take_event().is_some() {}
+        if let Err(e) = self.pair.arm(Queue::Recv) {
+            self.fail(&mut state, e);
+        }
+        self.look(&mut state);
+        match &state.end {
+            Some(end) => Err(end.clone()),
+            None => Ok(state.met),
+        }
+    }
+
+    /// It leads nowhere: nobody uses it any more.
+    pub fn give_up(&self, cause: Error) {
+        let mut state = self.state.lock();
+        self.fail(&mut state, cause);
+    }
+
     /// Tells the peer that nothing more comes; the end of all channels.
     pub fn say_goodbye(&self) {
         let mut state = self.state.lock();
         self.look(&mut state);
-        self.goodbye(&mut state);
+        if !state.is_over() {
+            state.said = true;
+            self.say(&mut state, Said::Goodbye);
+        }
     }
 
     /// Waits until the peer's device has what was sent, or nobody is there to have it.
