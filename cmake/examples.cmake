@@ -8,5 +8,5 @@ foreach(source IN LISTS example_sources)
     CXX_STANDARD 17 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF
     RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}")
   target_compile_options(${example} PRIVATE ${warnings})
-  target_link_libraries(${example} PRIVATE mlxd::mlxd Threads::Threads)
+  target_link_libraries(${example} PRIVATE mlxd::mlxd Threads::Threads ${CMAKE_DL_LIBS})
 endforeach()

@@ -1,7 +1,7 @@
 # The C tests. Labels: `ring` (operations over the ring), `contract` (start-up and argument errors),
-# `faults` (failures that a test brings about), `shm`, `tcp` and `mixed` (see add_ranks), `mpi` and `rdma`
-# (see mpi_tests.cmake and rdma_tests.cmake), `quick` (up to three ranks), `long-memory` (needs 6 GiB of memory, 11 with
-# MLXD_TEST_LONG; skips itself where there is less).
+# `faults` (failures that a test brings about), `shm`, `tcp` and `mixed` (see add_ranks), `mpi`, `rdma`, and
+# `nccl` and `gpu` (see mpi_tests.cmake, rdma_tests.cmake and nccl_tests.cmake), `quick` (up to three ranks),
+# `long-memory` (needs 6 GiB of memory, 11 with MLXD_TEST_LONG; skips itself where there is less).
 
 set(ctests_dir "${PROJECT_SOURCE_DIR}/ctests")
 
@@ -199,4 +199,5 @@ set_tests_properties(exports PROPERTIES LABELS "contract;quick" TIMEOUT 60)
 
 include(cmake/mpi_tests.cmake)
 include(cmake/rdma_tests.cmake)
+include(cmake/nccl_tests.cmake)
 include(cmake/package_tests.cmake)

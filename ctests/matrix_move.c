@@ -123,9 +123,9 @@ int main(void) {
             size_t count = test_counts[c];
             for (int variant = 0; variant < 2; variant++) {
                 mlxd_stream *stream = variant != 0 ? queue : NULL;
-                /* Out of place, in place, and each on some ranks. */
-                for (int place = 0; place < 3; place++) {
-                    bool in_place = place == 2 ? rank % 2 != 0 : place == 1;
+                /* In place on no rank, on all, on every second one. */
+                for (int way = 0; way < 3; way++) {
+                    bool in_place = way == 2 ? rank % 2 != 0 : way != 0;
                     if (next_round()) {
                         hash = all_gather(dtype, count, in_place, stream, hash);
                     }

@@ -262,10 +262,13 @@ bool mlxd_is_available(const char *backend);
  *
  * "mpi" asks MPI who the other ranks are, initialising it if the program has not; "any" takes it
  * only in a process that an MPI launcher started. "jaccl" starts from MLX_IBV_DEVICES, MLX_RANK and
- * MLX_JACCL_COORDINATOR, as MLX does.
+ * MLX_JACCL_COORDINATOR, as MLX does. "nccl" is for GPUs: it uses the calling thread's current CUDA
+ * device; if there is none, it chooses one by LOCAL_RANK or the rank's number on its machine, and
+ * makes that the thread's current one. "any" takes it only if NCCL_HOST_IP and NCCL_PORT are set,
+ * and a device is there.
  *
- * Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS. Any thread; calls that start
- * worlds run one after the other.
+ * Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS (on nccl the default is
+ * MLX_NCCL_TIMEOUT, or 5 minutes). Any thread; calls that start worlds run one after the other.
  *
  * NULL on error, with mlxd_last_status() and mlxd_last_error():
  *
@@ -284,7 +287,7 @@ bool mlxd_is_available(const char *backend);
  * - MLXD_ERROR_ABORTED: a rank that was ready earlier has called mlxd_group_abort() already.
  * - MLXD_ERROR_SYSTEM: a socket, a thread, or (if MLXD_TRANSPORT is shm) shared memory could not be
  *   made.
- * - MLXD_ERROR_BACKEND: MPI or libibverbs reported an error.
+ * - MLXD_ERROR_BACKEND: MPI, CUDA, NCCL or libibverbs reported an error.
  */
 mlxd_group *mlxd_init(bool strict,
                       const char *backend);
@@ -349,10 +352,13 @@ const char *mlxd_group_backend(const mlxd_group *group);
  * - MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, the handle is of the process that forked this
  *   one, or the colour is below -1. Nothing was done.
  * - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
- *   MLXD_ERROR_SYSTEM: as for mlxd_all_sum(). The parent has failed, unless it was only the memory
- *   for the new group's ranks to share that could not be had.
+ *   MLXD_ERROR_SYSTEM, MLXD_ERROR_BACKEND: as for mlxd_all_sum(). The parent has failed, unless it was only
+ *   the memory for the new group's ranks to share, or on nccl its communicator, that could not be had.
  */
-mlxd_status mlxd_group_split(mlxd_group *group, int32_t color, int32_t key, mlxd_group **out);
+mlxd_status mlxd_group_split(mlxd_group *group,
+                             int32_t color,
+                             int32_t key,
+                             mlxd_group **out);
 
 /**
  * Sets how long each operation of this group that is called from now on, receives included, may go
@@ -426,7 +432,8 @@ void mlxd_group_free(mlxd_group *group);
  * count, dtype and root. They run in the order in which this rank called them, whatever threads
  * and streams they come from. Groups go on beside each other.
  *
- * *Buffers.* They are the caller's, aligned or not. `count == 0` needs none: they may be NULL.
+ * *Buffers.* They are the caller's, aligned or not (on nccl, to the size of an element): host memory, or on
+ * nccl memory of the group's CUDA device, managed memory, or what CUDA has page-locked. `count == 0` needs none: they may be NULL.
  * Sizes in bytes may be 2 GiB and more. `input` is only read; nothing else may write to it, nor
  * use `output`, while the operation goes on. After a failure the contents of `output` are
  * undefined.
@@ -435,7 +442,7 @@ void mlxd_group_free(mlxd_group *group);
  * reused: this rank's part is done then, that of others perhaps not. With a stream it returns once
  * its arguments were checked; the buffers then belong to the library until
  * mlxd_stream_synchronize() or mlxd_stream_free() has returned, and what goes wrong is returned by
- * mlxd_stream_synchronize(). No call returns while anything can still touch its buffers, after a
+ * mlxd_stream_synchronize(); for a CUDA stream see mlxd_stream_from_cuda(). No call returns while anything can still touch its buffers, after a
  * failure too.
  *
  * *Threads.* Any thread may call, several at once too; where the order of two calls matters, the
@@ -445,9 +452,15 @@ void mlxd_group_free(mlxd_group *group);
  * *MPI* ends the whole job when a rank dies; compares the calls of ranks only with MLXD_CHECK=1,
  * messages aside; and waits without a limit unless one is set.
  *
+ * *NCCL* computes in its own order and precision where it knows the type, and a NaN may lose in max and min;
+ * it compares the calls of ranks only where they wait for each other, or with MLXD_CHECK=1. All operations of
+ * a group, messages too, run one after the other. With `stream` NULL they run after what is on CUDA's
+ * legacy default stream.
+ *
  * - MLXD_ERROR_INVALID_ARGUMENT: group or buffer is NULL, a handle is of the process that forked
- *   this one, the dtype is unknown, there are more bytes than memory can hold, or buffers overlap.
- *   Nothing was done and the group works on.
+ *   this one, the dtype is unknown, there are more bytes than memory can hold, buffers overlap or are
+ *   not memory that the group works on, or the stream is a CUDA stream and the group not on nccl, or on
+ *   another device. Nothing was done and the group works on.
  * - MLXD_ERROR_UNSUPPORTED: on mpi, this thread or a stream's may not call MPI. Likewise.
  *
  * All others fail the group on all its ranks for good; each later call on it returns the same
@@ -461,7 +474,8 @@ void mlxd_group_free(mlxd_group *group);
  * - MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
  * - MLXD_ERROR_SYSTEM: a call to the operating system failed, there is no memory for scratch space, or
  *   a checksum was wrong (MLXD_CHECKSUM); the message says between which ranks, and where.
- * - MLXD_ERROR_BACKEND: MPI or an RDMA device reported an error; the message has its words.
+ * - MLXD_ERROR_BACKEND: MPI, CUDA, NCCL or an RDMA device reported an error; the message has its
+ *   words.
  */
 mlxd_status mlxd_all_sum(mlxd_group *group,
                          const void *input,
@@ -630,13 +644,24 @@ mlxd_status mlxd_barrier(mlxd_group *group, mlxd_stream *stream);
 mlxd_stream *mlxd_stream_new(void);
 
 /**
- * A stream that stands for a cudaStream_t, which the caller owns and keeps alive; 0 is CUDA's
- * default stream. For groups on nccl only. To be freed with mlxd_stream_free(). Any thread; never
- * blocks.
+ * A stream that stands for a cudaStream_t (or CUstream, which is the same), which the caller owns and keeps
+ * alive for as long; 0 is CUDA's legacy default stream. For groups on nccl, and those of one process on
+ * "none". To be freed with mlxd_stream_free(). Any thread; never blocks, but opens the CUDA driver if
+ * nobody has.
+ *
+ * An operation that is put on it is enqueued like a kernel: the call returns as soon as it is on the CUDA
+ * stream, it runs after the work that was put there before, and work that is put there later sees its
+ * output, without any synchronize. The buffers are the library's until then. What goes wrong later is
+ * returned by mlxd_stream_synchronize(), and by every later call on the group, whose failure also lets go
+ * of what it has on the stream, with undefined contents. A call may wait for other ranks the first time
+ * that it needs a connection to them, and where 128 operations of the group are under way. Operations of a
+ * group run in the order in which they were called, also if they are on different streams. The stream must
+ * not be one that is being captured into a graph.
  *
  * NULL on error:
  *
- * - MLXD_ERROR_UNAVAILABLE: always so far, since nccl is not in this build.
+ * - MLXD_ERROR_UNAVAILABLE: no CUDA driver or device is here.
+ * - MLXD_ERROR_INVALID_ARGUMENT: the driver does not know the stream.
  */
 mlxd_stream *mlxd_stream_from_cuda(void *cuda_stream);
 
@@ -649,7 +674,7 @@ mlxd_stream *mlxd_stream_from_cuda(void *cuda_stream);
  *
  * - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
  * - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
- *   MLXD_ERROR_SYSTEM: what an operation returned, as for mlxd_all_sum().
+ *   MLXD_ERROR_SYSTEM, MLXD_ERROR_BACKEND: what an operation returned, as for mlxd_all_sum().
  */
 mlxd_status mlxd_stream_synchronize(mlxd_stream *stream);
 

@@ -97,6 +97,14 @@ try_need() {
     (need "$@")
 }
 
+# Python's own environments, which pip installs into.
+have_venv() {
+    if ! python3 -c 'import ensurepip' 2>/dev/null; then
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+            --no-install-recommends python3-venv >&2 || true
+    fi
+}
+
 # The MPIs that tests run on: Debian's two families, and the newest of each family from PyPI, in
 # environments of their own below the build folder. Prints a line for each that could not be had; its
 # tests are skipped.
@@ -111,10 +119,7 @@ get_mpis() {
             continue
         fi
         say "getting $package from PyPI" >&2
-        if ! python3 -c 'import ensurepip' 2>/dev/null; then
-            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-                --no-install-recommends python3-venv >&2 || true
-        fi
+        have_venv
         if ! python3 -m venv "$home" >&2 || ! "$home/bin/pip" -q install "$package" >&2; then
             rm -rf "$home"
             echo "$package from PyPI"
@@ -122,11 +127,37 @@ get_mpis() {
     done
 }
 
+# NVIDIA's NCCL and the headers of CUDA and NCCL from PyPI, 300 MB: what tests without a GPU compare with.
+# Prints a line if they could not be had; the tests are skipped.
+get_nccl() {
+    local home=$build_dir/nccl
+    if [ -e "$home/packages/nvidia/nccl/lib/libnccl.so.2" ]; then
+        return 0
+    fi
+    say "getting nvidia-nccl-cu13 and nvidia-cuda-runtime from PyPI" >&2
+    have_venv
+    if ! python3 -m venv "$home/venv" >&2 ||
+        ! "$home/venv/bin/pip" -q install --no-deps --target "$home/packages" nvidia-nccl-cu13 \
+            nvidia-cuda-runtime >&2; then
+        rm -rf "$home"
+        echo "NCCL's own library and headers from PyPI"
+    fi
+}
+
 # What the crate mpi-sys needs to read an mpi.h: libclang and its own headers.
 have_libclang() {
     compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null ||
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
             --no-install-recommends libclang-dev >&2
+}
+
+# What the crate ibverbs-sys needs beside that to compile rdma-core.
+have_libnl() {
+    if ! compgen -G '/usr/lib/*/libnl-3.so' >/dev/null || ! command -v pkg-config >/dev/null ||
+        ! compgen -G '/usr/lib/*/libnl-route-3.so' >/dev/null; then
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+            --no-install-recommends libnl-3-dev libnl-route-3-dev pkg-config >&2
+    fi
 }
 
 configure() {

@@ -15,6 +15,7 @@
 //! | [`control`] | rendezvous, liveness, failures, late connections: one thread per process |
 //! | [`verbs`] | libibverbs, opened at run time: devices, queue pairs, registered memory |
 //! | [`reduce`] | kernels: `out[i] = a[i] op b[i]` |
+//! | [`cuda`], [`dynamic`] | the CUDA driver, whose memory a pointer is; libraries opened at run time |
 //! | [`config`], [`call`], [`frame`], [`health`], [`wait`], [`thread`], [`dtype`], [`error`], [`log`] | words that all use |
 
 pub mod backend;
@@ -23,7 +24,9 @@ pub mod capi;
 pub mod collective;
 pub mod config;
 pub mod control;
+pub mod cuda;
 pub mod dtype;
+pub mod dynamic;
 pub mod error;
 pub mod frame;
 pub mod group;

@@ -112,13 +112,10 @@ impl Queues {
         })
     }
 
-    /// Done with the ticket.
-    fn finish(&mut self, Ticket(slot): Ticket, failed: bool, now: u64) {
-        self.records.end(slot, failed, now);
-        for at in 0..2 {
-            if let Some((queue, place)) = self.records.places(slot)[at] {
-                self.get(queue).finish(place);
-            }
+    /// Done with these places.
+    fn finish(&mut self, places: Places) {
+        for (queue, place) in places.into_iter().flatten() {
+            self.get(queue).finish(place);
         }
     }
 }
@@ -180,10 +177,10 @@ impl Order {
         mut now: u64,
         health: &Health,
     ) -> Result<Turn<'a>> {
-        // Whatever comes of it, the places are done with once this is dropped.
-        let mut turn = Turn { order: self, ticket, places: [0; 2], well: false };
-        // Let go of before the turn ends, which takes it again.
         let mut all = all;
+        let places = *all.records.places(ticket.0);
+        // Whatever comes of it, the places are done with once this is dropped.
+        let turn = Turn { order: self, ticket, places, came_to: CameTo::Failure };
         while !all.is_next(ticket) {
             if let Err(cause) = health.check() {
                 drop(all);
@@ -193,9 +190,15 @@ impl Order {
             now = recorder::now();
         }
         all.records.start(ticket.0, now);
-        turn.places = all.records.places(ticket.0).map(|place| place.map_or(0, |(_, place)| place));
+        // Before the turn could end, which takes it again.
         drop(all);
         Ok(turn)
+    }
+
+    /// An operation whose turn was handed over has ended.
+    pub fn ended(&self, ticket: Ticket, well: bool) {
+        let now = recorder::now();
+        self.queues.lock().records.end(ticket.0, !well, now);
     }
 
     /// How far the group is; waits for no operation.
@@ -216,20 +219,35 @@ impl Order {
 pub struct Turn<'a> {
     order: &'a Order,
     ticket: Ticket,
-    places: [u64; 2],
-    well: bool,
+    places: Places,
+    came_to: CameTo,
+}
+
+/// How a turn ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CameTo {
+    Success,
+    Failure,
+    /// The operation goes on without it.
+    Nothing,
 }
 
 impl Turn<'_> {
     /// The places in the queues of the ticket, counted from 0; 0 where there was no queue.
     pub fn places(&self) -> [u64; 2] {
-        self.places
+        self.places.map(|place| place.map_or(0, |(_, place)| place))
     }
 
     /// Ends the turn, as that of an operation that came to this.
     pub fn end<T>(mut self, outcome: Result<T>) -> Result<T> {
-        self.well = outcome.is_ok();
+        self.came_to = if outcome.is_ok() { CameTo::Success } else { CameTo::Failure };
         outcome
+    }
+
+    /// From now on the operation ends by [`Order::ended`], whenever this turn does.
+    pub fn hand_over(&mut self) -> Ticket {
+        self.came_to = CameTo::Nothing;
+        self.ticket
     }
 }
 
@@ -237,7 +255,10 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let now = recorder::now();
         let mut all = self.order.queues.lock();
-        all.finish(self.ticket, !self.well, now);
+        if self.came_to != CameTo::Nothing {
+            all.records.end(self.ticket.0, self.came_to == CameTo::Failure, now);
+        }
+        all.finish(self.places);
         drop(all);
         self.order.turned.notify_all();
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
-use crate::backend::mpi;
+use crate::backend::{mpi, nccl};
 use crate::control::Reactor;
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -27,6 +27,8 @@ pub struct Process {
     pub registry: Registry,
     /// The MPI of this process.
     pub mpi: mpi::Place,
+    /// Those who look after groups on nccl.
+    pub wardens: Arc<nccl::Wardens>,
     /// Files of the flight recorder that are being written.
     pub writing: Arc<Writing>,
     /// Every group that may still be in use.
@@ -87,6 +89,7 @@ pub fn current() -> Result<&'static Process> {
                 reactor: Reactor::new()?,
                 registry: Registry::default(),
                 mpi: mpi::Place::default(),
+                wardens: Arc::default(),
                 writing: Arc::default(),
                 groups: Mutex::default(),
             };
@@ -103,13 +106,7 @@ impl Process {
     /// Remembers a group for [`Process::finalize`], also when the process ends normally.
     pub fn adopt(&self, group: Group) -> Arc<Group> {
         static AT_EXIT: Once = Once::new();
-        AT_EXIT.call_once(|| {
-            // SAFETY: `at_exit` is a function without arguments that does not unwind, in a library
-            // that stays loaded. Without the hook, peers see this rank die rather than leave.
-            if unsafe { libc::atexit(at_exit) } != 0 {
-                log::warn!("no exit hook: mlxd_finalize says goodbye, a normal exit does not");
-            }
-        });
+        AT_EXIT.call_once(end_at_exit);
         let group = Arc::new(group);
         let mut groups = self.groups.lock();
         groups.retain(|group| group.strong_count() > 0);
@@ -117,13 +114,27 @@ impl Process {
         group
     }
 
+    /// Ends everything before the libraries that were loaded by now end, should the process do so: what is
+    /// registered last runs first.
+    pub fn end_before_cuda(&self) {
+        static AT_EXIT: Once = Once::new();
+        AT_EXIT.call_once(end_at_exit);
+    }
+
     /// Says goodbye to all peers; every group answers ABORTED from now on.
     pub fn finalize(&self) {
+        self.end(false);
+    }
+
+    /// The same; `for_good` if the process ends next.
+    fn end(&self, for_good: bool) {
         self.registry.clear();
         let deadline = Instant::now() + FAREWELL;
         let groups = std::mem::take(&mut *self.groups.lock());
         let groups: Vec<Arc<Group>> = groups.iter().filter_map(Weak::upgrade).collect();
         groups.iter().for_each(|group| group.finalize());
+        // A communicator that ends tells its peers, too; a driver that is gone must not be called.
+        self.wardens.settle(FAREWELL, for_good);
         // Also for worlds whose last handle was freed a moment ago.
         self.reactor.settle(FAREWELL);
         self.writing.settle(deadline);
@@ -132,11 +143,20 @@ impl Process {
     }
 }
 
+/// Has a normal end of the process end everything here.
+fn end_at_exit() {
+    // SAFETY: `at_exit` is a function without arguments that does not unwind, in a library that stays
+    // loaded. Without the hook, peers see this rank die rather than leave.
+    if unsafe { libc::atexit(at_exit) } != 0 {
+        log::warn!("no exit hook: mlxd_finalize says goodbye, a normal exit does not");
+    }
+}
+
 extern "C" fn at_exit() {
     // Nothing to do in a child that only inherited the hook.
     let alive = mark().is_ok_and(|mark| mark.load(Ordering::Acquire) != 0);
     if alive {
         // A bug here must not keep the process from ending.
-        let _ = crate::thread::quietly(|| current().map(Process::finalize));
+        let _ = crate::thread::quietly(|| current().map(|process| process.end(true)));
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::backend::mpi::{self, Mpi};
+use crate::backend::nccl::{self, Nccl};
 use crate::backend::{Limits, jaccl, ring};
 use crate::config::Settings;
 use crate::error::{Error, Result, Status, fail};
@@ -55,8 +56,8 @@ impl Name {
             Name::Mpi => {
                 Settings::default().mpi().and_then(|settings| mpi::open(&settings)).is_ok()
             }
+            Name::Nccl => nccl::open(&Settings::default().nccl_library()).is_ok(),
             Name::Jaccl => device::require_any().is_ok(),
-            Name::Nccl => false,
         }
     }
 }
@@ -186,9 +187,12 @@ fn attempt(process: &Process, name: Name, any: bool, settings: &Settings) -> Res
         }
         Name::Mpi => attempt_mpi(process, settings),
         Name::Jaccl => attempt_jaccl(process, settings),
-        Name::Any | Name::Nccl => {
-            Ok(Attempt::Nothing(Error::new(Status::Unavailable, "not in this build")))
+        Name::Nccl if any && !settings.is_for_nccl() => {
+            let reason = "NCCL_HOST_IP and NCCL_PORT are not set";
+            Ok(Attempt::Nothing(Error::new(Status::Config, reason)))
         }
+        Name::Nccl => attempt_nccl(process, settings),
+        Name::Any => Ok(Attempt::Nothing(Error::new(Status::Unavailable, "not in this build"))),
     }
 }
 
@@ -238,6 +242,29 @@ fn attempt_jaccl(process: &Process, settings: &Settings) -> Result<Attempt> {
     let scene = format!("rank {} of {}", plan.rank, plan.size);
     let jaccl = jaccl::start(&plan, &process.reactor).map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(jaccl), limits, archive)?))
+}
+
+fn attempt_nccl(process: &Process, settings: &Settings) -> Result<Attempt> {
+    let plan = settings.nccl_start()?;
+    let library = match nccl::open(&settings.nccl_library()) {
+        Err(e) if e.status == Status::Unavailable => return Ok(Attempt::Nothing(e)),
+        outcome => outcome?,
+    };
+    let Some(plan) = plan else {
+        let reason = Settings::nccl_start_missing();
+        return Ok(Attempt::Nothing(Error::new(Status::Config, reason)));
+    };
+    let (limits, archive) = (limits(settings)?, archive(process, settings));
+    let scene = format!("rank {} of {}", plan.world.rank, plan.world.size);
+    if plan.world.size == 1 {
+        let device = nccl::start_alone(&library, &plan).map_err(|e| e.at(scene))?;
+        let group = Group::alone("nccl", limits, archive)?;
+        return Ok(Attempt::Started(group.on_device(device)));
+    }
+    let nccl = Nccl::start(library, &plan, &process.reactor, &process.wardens);
+    let nccl = nccl.map_err(|e| e.at(scene))?;
+    process.end_before_cuda();
+    Ok(Attempt::Started(Group::new(Box::new(nccl), limits, archive)?))
 }
 
 fn limits(settings: &Settings) -> Result<Limits> {

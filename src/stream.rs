@@ -1,4 +1,4 @@
-//! A stream: operations that run one after the other on a thread of their own.
+//! A stream: operations that run one after the other, on a thread of their own or on a CUDA stream.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,6 +6,8 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::backend::Track;
+use crate::cuda;
 use crate::error::{Error, Result};
 
 type Job = Box<dyn FnOnce() -> Result<()> + Send>;
@@ -26,19 +28,46 @@ struct Shared {
     changed: Condvar,
 }
 
+/// Where operations are put that run while the caller goes on.
+pub enum Stream {
+    /// A queue of this library's.
+    Queue(Worker),
+    /// A stream of the caller's.
+    Cuda(cuda::Stream),
+}
+
+impl Stream {
+    /// What it asks of a backend.
+    pub fn track(&self) -> Track<'_> {
+        match self {
+            Stream::Queue(_) => Track::Queue,
+            Stream::Cuda(stream) => Track::Cuda(stream),
+        }
+    }
+
+    /// Waits until everything that was put on it so far has run; returns, and clears, the first failure. The
+    /// operations have deadlines of their own.
+    pub fn synchronize(&self) -> Result<()> {
+        match self {
+            Stream::Queue(queue) => queue.synchronize(),
+            Stream::Cuda(stream) => stream.synchronize(),
+        }
+    }
+}
+
 /// A queue and its thread.
-pub struct Stream {
+pub struct Worker {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Stream {
-    /// An empty stream.
-    pub fn new() -> Result<Stream> {
+impl Worker {
+    /// An empty one.
+    pub fn new() -> Result<Worker> {
         let shared = Arc::new(Shared::default());
         let worker = shared.clone();
         let thread = crate::thread::spawn("mlxd-stream", move || worker.run())?;
-        Ok(Stream { shared, thread: Some(thread) })
+        Ok(Worker { shared, thread: Some(thread) })
     }
 
     /// Queues a job.
@@ -51,9 +80,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Waits until everything queued so far has run; returns, and clears, the first failure. The
-    /// operations have deadlines of their own.
-    pub fn synchronize(&self) -> Result<()> {
+    fn synchronize(&self) -> Result<()> {
         let mut queue = self.shared.queue.lock();
         let pushed = queue.pushed;
         while queue.run < pushed {
@@ -85,7 +112,7 @@ impl Shared {
     }
 }
 
-impl Drop for Stream {
+impl Drop for Worker {
     /// Waits for what is queued.
     fn drop(&mut self) {
         self.shared.queue.lock().closed = true;
@@ -105,7 +132,7 @@ mod tests {
 
     #[test]
     fn jobs_run_in_order_and_the_first_failure_is_told_once() {
-        let stream = Stream::new().unwrap();
+        let stream = Worker::new().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         for number in 0..5 {
             let seen = seen.clone();
@@ -127,7 +154,7 @@ mod tests {
 
     #[test]
     fn dropping_waits() {
-        let stream = Stream::new().unwrap();
+        let stream = Worker::new().unwrap();
         let done = Arc::new(Mutex::new(false));
         let flag = done.clone();
         let job = move || {

@@ -3,14 +3,16 @@
 pub mod jaccl;
 mod linked;
 pub mod mpi;
+pub mod nccl;
 pub mod ring;
 mod split;
 
 use std::time::Duration;
 
 use crate::call::{Call, Verb};
+use crate::cuda;
 use crate::dtype::Dtype;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, fail};
 use crate::health::Health;
 use crate::recorder::document::Identity;
 
@@ -69,6 +71,21 @@ pub enum Operation {
 unsafe impl Send for Operation {}
 
 impl Operation {
+    /// Its places in the queues of its turn: a send's comes first.
+    pub fn put_at(&mut self, [first, second]: [u64; 2]) {
+        match self {
+            Operation::Collective { sequence, .. } => *sequence = first,
+            Operation::Exchange { send, recv, .. } => {
+                if let Some(send) = send {
+                    send.sequence = first;
+                }
+                if let Some(recv) = recv {
+                    recv.sequence = second;
+                }
+            }
+        }
+    }
+
     /// The name of the call that it comes from.
     pub fn name(&self) -> &'static str {
         match self {
@@ -88,6 +105,20 @@ pub struct Limits {
     /// In such a receive.
     pub recv: Option<Duration>,
 }
+
+/// Where an operation is to run.
+#[derive(Clone, Copy)]
+pub enum Track<'a> {
+    /// On the caller's thread, which waits for it.
+    Here,
+    /// On the thread of a queue.
+    Queue,
+    /// On a CUDA stream of the caller's.
+    Cuda(&'a cuda::Stream),
+}
+
+/// Told once whether an operation on a CUDA stream went well, by whatever thread comes to know it.
+pub type End = Box<dyn FnOnce(bool) + Send>;
 
 /// What a group of more than one rank runs on.
 ///
@@ -109,9 +140,14 @@ pub trait Backend: Send + Sync {
     /// Failed with the first cause when the group fails, by whatever rank.
     fn health(&self) -> &Health;
 
-    /// Refuses what this thread, or a stream's, may not ask of it; touches nothing.
-    fn accepts(&self, _streamed: bool) -> Result<()> {
-        Ok(())
+    /// Refuses what may not be asked of it from there; touches nothing.
+    fn accepts(&self, track: Track<'_>) -> Result<()> {
+        refuse_cuda(self.name(), track)
+    }
+
+    /// The CUDA device whose memory it works on; `None` for the host's.
+    fn device(&self) -> Option<i32> {
+        None
     }
 
     /// Takes in what other ranks have said of the group's health, where no thread does that anyway.
@@ -122,6 +158,22 @@ pub trait Backend: Send + Sync {
     /// # Safety
     /// The operation's memory is as its call says, and nobody else uses it until this returns.
     unsafe fn run(&self, operation: &Operation, limits: Limits) -> Result<()>;
+
+    /// Puts one operation on a CUDA stream that it accepts; returns without waiting for it. `end` is told
+    /// in any case.
+    ///
+    /// # Safety
+    /// As for [`Backend::run`], until `end` was told.
+    unsafe fn enqueue(
+        &self,
+        _operation: &Operation,
+        _limits: Limits,
+        _stream: &cuda::Stream,
+        end: End,
+    ) -> Result<()> {
+        end(false);
+        fail!(Internal, "{} has no place for operations on CUDA streams", self.name())
+    }
 
     /// Makes a group of the ranks that give the same colour, ordered by key; `None` for colour -1.
     /// Takes its place among the collectives.
@@ -138,6 +190,18 @@ pub trait Backend: Send + Sync {
 
     /// Says goodbye to all other ranks of the world; all groups on it answer ABORTED from now on.
     fn leave(&self);
+}
+
+/// Refuses CUDA streams.
+pub fn refuse_cuda(name: &str, track: Track<'_>) -> Result<()> {
+    match track {
+        Track::Here | Track::Queue => Ok(()),
+        Track::Cuda(_) => fail!(
+            InvalidArgument,
+            "a stream of mlxd_stream_from_cuda is for groups on nccl, and this one runs on {name}; \
+             mlxd_stream_new makes a stream for it"
+        ),
+    }
 }
 
 impl Collective {

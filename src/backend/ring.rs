@@ -15,7 +15,7 @@ use crate::transport::tcp::TcpLink;
 /// Starts a world, of two ranks at least.
 pub fn start(plan: &RingStart, reactor: &Arc<Reactor>) -> Result<Linked> {
     let member = world_member(plan.size)?;
-    let (world, segment) = control::start(plan, &[], reactor, member.clone(), segment_bytes)?;
+    let (world, segment) = control::start(plan, reactor, member.clone(), segment_bytes)?;
     let fabric = Sockets { lanes: world.lanes(), checksums: plan.checksums };
     Linked::start(world, member, segment, Arc::new(fabric))
 }

@@ -65,7 +65,8 @@ unsafe fn collective(
 /// count, dtype and root. They run in the order in which this rank called them, whatever threads
 /// and streams they come from. Groups go on beside each other.
 ///
-/// *Buffers.* They are the caller's, aligned or not. `count == 0` needs none: they may be NULL.
+/// *Buffers.* They are the caller's, aligned or not (on nccl, to the size of an element): host memory, or on
+/// nccl memory of the group's CUDA device, managed memory, or what CUDA has page-locked. `count == 0` needs none: they may be NULL.
 /// Sizes in bytes may be 2 GiB and more. `input` is only read; nothing else may write to it, nor
 /// use `output`, while the operation goes on. After a failure the contents of `output` are
 /// undefined.
@@ -74,7 +75,7 @@ unsafe fn collective(
 /// reused: this rank's part is done then, that of others perhaps not. With a stream it returns once
 /// its arguments were checked; the buffers then belong to the library until
 /// mlxd_stream_synchronize() or mlxd_stream_free() has returned, and what goes wrong is returned by
-/// mlxd_stream_synchronize(). No call returns while anything can still touch its buffers, after a
+/// mlxd_stream_synchronize(); for a CUDA stream see mlxd_stream_from_cuda(). No call returns while anything can still touch its buffers, after a
 /// failure too.
 ///
 /// *Threads.* Any thread may call, several at once too; where the order of two calls matters, the
@@ -84,9 +85,15 @@ unsafe fn collective(
 /// *MPI* ends the whole job when a rank dies; compares the calls of ranks only with MLXD_CHECK=1,
 /// messages aside; and waits without a limit unless one is set.
 ///
+/// *NCCL* computes in its own order and precision where it knows the type, and a NaN may lose in max and min;
+/// it compares the calls of ranks only where they wait for each other, or with MLXD_CHECK=1. All operations of
+/// a group, messages too, run one after the other. With `stream` NULL they run after what is on CUDA's
+/// legacy default stream.
+///
 /// - MLXD_ERROR_INVALID_ARGUMENT: group or buffer is NULL, a handle is of the process that forked
-///   this one, the dtype is unknown, there are more bytes than memory can hold, or buffers overlap.
-///   Nothing was done and the group works on.
+///   this one, the dtype is unknown, there are more bytes than memory can hold, buffers overlap or are
+///   not memory that the group works on, or the stream is a CUDA stream and the group not on nccl, or on
+///   another device. Nothing was done and the group works on.
 /// - MLXD_ERROR_UNSUPPORTED: on mpi, this thread or a stream's may not call MPI. Likewise.
 ///
 /// All others fail the group on all its ranks for good; each later call on it returns the same
@@ -100,7 +107,8 @@ unsafe fn collective(
 /// - MLXD_ERROR_MISMATCH: ranks called different things; the message names both.
 /// - MLXD_ERROR_SYSTEM: a call to the operating system failed, there is no memory for scratch space, or
 ///   a checksum was wrong (MLXD_CHECKSUM); the message says between which ranks, and where.
-/// - MLXD_ERROR_BACKEND: MPI or an RDMA device reported an error; the message has its words.
+/// - MLXD_ERROR_BACKEND: MPI, CUDA, NCCL or an RDMA device reported an error; the message has its
+///   words.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_all_sum(
     group: *mut mlxd_group,

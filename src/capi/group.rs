@@ -77,8 +77,8 @@ pub unsafe extern "C" fn mlxd_group_backend(group: *const mlxd_group) -> *const 
 /// - MLXD_ERROR_INVALID_ARGUMENT: a pointer is NULL, the handle is of the process that forked this
 ///   one, or the colour is below -1. Nothing was done.
 /// - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
-///   MLXD_ERROR_SYSTEM: as for mlxd_all_sum(). The parent has failed, unless it was only the memory
-///   for the new group's ranks to share that could not be had.
+///   MLXD_ERROR_SYSTEM, MLXD_ERROR_BACKEND: as for mlxd_all_sum(). The parent has failed, unless it was only
+///   the memory for the new group's ranks to share, or on nccl its communicator, that could not be had.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_group_split(
     group: *mut mlxd_group,

@@ -35,10 +35,13 @@ pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
 ///
 /// "mpi" asks MPI who the other ranks are, initialising it if the program has not; "any" takes it
 /// only in a process that an MPI launcher started. "jaccl" starts from MLX_IBV_DEVICES, MLX_RANK and
-/// MLX_JACCL_COORDINATOR, as MLX does.
+/// MLX_JACCL_COORDINATOR, as MLX does. "nccl" is for GPUs: it uses the calling thread's current CUDA
+/// device; if there is none, it chooses one by LOCAL_RANK or the rank's number on its machine, and
+/// makes that the thread's current one. "any" takes it only if NCCL_HOST_IP and NCCL_PORT are set,
+/// and a device is there.
 ///
-/// Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS. Any thread; calls that start
-/// worlds run one after the other.
+/// Blocks until all ranks have come, at most MLXD_CONNECT_TIMEOUT_MS (on nccl the default is
+/// MLX_NCCL_TIMEOUT, or 5 minutes). Any thread; calls that start worlds run one after the other.
 ///
 /// NULL on error, with mlxd_last_status() and mlxd_last_error():
 ///
@@ -57,7 +60,7 @@ pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
 /// - MLXD_ERROR_ABORTED: a rank that was ready earlier has called mlxd_group_abort() already.
 /// - MLXD_ERROR_SYSTEM: a socket, a thread, or (if MLXD_TRANSPORT is shm) shared memory could not be
 ///   made.
-/// - MLXD_ERROR_BACKEND: MPI or libibverbs reported an error.
+/// - MLXD_ERROR_BACKEND: MPI, CUDA, NCCL or libibverbs reported an error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_init(strict: mlxd_truth, backend: *const c_char) -> *mut mlxd_group {
     guard_value(std::ptr::null_mut(), || {

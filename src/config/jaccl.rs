@@ -78,10 +78,14 @@ impl Settings {
         let topology = devices.topology(self.prefers_ring()).map_err(|e| e.at(&scene))?;
         let size = devices.size();
         let rank = self.jaccl_rank(size, &scene)?;
+        let agreed = vec![
+            format!("devices file={:08x}", crc32fast::hash(format!("{devices:?}").as_bytes())),
+            format!("topology={topology}"),
+        ];
         Ok(Some(JacclStart {
             rank,
             size,
-            control: self.control_start(rank, size)?,
+            control: RingStart { agreed, ..self.control_start(rank, size)? },
             devices,
             topology,
             queue_pair: self.queue_pair()?,
@@ -118,6 +122,8 @@ impl Settings {
             ),
         };
         Ok(RingStart {
+            backend: "jaccl",
+            agreed: Vec::new(),
             rank,
             size,
             meeting,

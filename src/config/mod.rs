@@ -9,6 +9,7 @@ mod devices;
 mod hostfile;
 mod jaccl;
 mod mpi;
+mod nccl;
 mod start;
 
 pub use address::Address;
@@ -16,6 +17,7 @@ pub use devices::{Devices, Topology};
 pub use hostfile::Hostfile;
 pub use jaccl::{JacclStart, QueuePairType};
 pub use mpi::{MpiLauncher, MpiSettings};
+pub use nccl::{NcclLibrary, NcclStart};
 pub use start::{Meeting, RingStart, Transport};
 
 use std::collections::BTreeMap;

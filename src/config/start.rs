@@ -60,6 +60,10 @@ pub struct RingStart {
     pub size: usize,
     /// Where they meet; not used by a world of one.
     pub meeting: Meeting,
+    /// What the world is for; the same on all ranks.
+    pub backend: &'static str,
+    /// Settings of the backend's own that must be the same on all ranks, as `name=value`.
+    pub agreed: Vec<String>,
     /// Where to listen, if not at the address given for this rank.
     pub bind: Option<String>,
     /// How it reaches ranks of its host; the same on all ranks.
@@ -92,6 +96,8 @@ impl Settings {
             rank,
             size,
             meeting,
+            backend: "ring",
+            agreed: Vec::new(),
             bind: self.text("MLXD_BIND"),
             transport,
             checksums: self.switch("MLXD_CHECKSUM")?,
@@ -110,13 +116,8 @@ impl Settings {
             return Ok(Some((rank, size, Meeting::AllGather(all_gather))));
         }
         for source in [Source::Options, Source::Environment] {
-            if let Some(found) = self.look_up(source, "MLXD_COORDINATOR") {
-                let (rank, size) = self.rank_and_size("MLXD_COORDINATOR")?;
-                let address = match found.value.parse::<Address>() {
-                    Ok(address) => address,
-                    Err(e) => return Err(e.at("MLXD_COORDINATOR")),
-                };
-                return Ok(Some((rank, size, Meeting::Coordinator(address))));
+            if let Some(start) = self.coordinator_meeting(source)? {
+                return Ok(Some(start));
             }
             if let Some(found) = self.look_up(source, "MLX_HOSTFILE") {
                 return self.hostfile_meeting(&found).map(Some);
@@ -148,7 +149,19 @@ impl Settings {
         Ok((rank, size, Meeting::Hostfile(hosts)))
     }
 
-    fn rank_and_size(&self, beside: &str) -> Result<(usize, usize)> {
+    pub(super) fn coordinator_meeting(
+        &self,
+        source: Source,
+    ) -> Result<Option<(usize, usize, Meeting)>> {
+        let Some(found) = self.look_up(source, "MLXD_COORDINATOR") else { return Ok(None) };
+        let (rank, size) = self.rank_and_size("MLXD_COORDINATOR")?;
+        match found.value.parse::<Address>() {
+            Ok(address) => Ok(Some((rank, size, Meeting::Coordinator(address)))),
+            Err(e) => Err(e.at("MLXD_COORDINATOR")),
+        }
+    }
+
+    pub(super) fn rank_and_size(&self, beside: &str) -> Result<(usize, usize)> {
         let Some(size) = self.find(&["MLXD_WORLD_SIZE", "MLX_WORLD_SIZE", "WORLD_SIZE"]) else {
             fail!(Config, "MLXD_WORLD_SIZE is not set; {beside} needs it and MLXD_RANK");
         };
@@ -159,7 +172,10 @@ impl Settings {
         within(&rank, &size)
     }
 
-    fn torchrun_meeting(&self, source: Source) -> Result<Option<(usize, usize, Meeting)>> {
+    pub(super) fn torchrun_meeting(
+        &self,
+        source: Source,
+    ) -> Result<Option<(usize, usize, Meeting)>> {
         let all = ["MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"].map(|n| self.find(&[n]));
         let [Some(host), Some(port), Some(rank), Some(size)] = all else {
             return Ok(None);

@@ -25,7 +25,7 @@ pub const CALLER: [u8; 4] = *b"mlxd";
 /// Opens a challenge: not the same, so that nobody takes an echo for an answer.
 const LISTENER: [u8; 4] = *b"MLXD";
 /// Changes whenever ranks with and without a change could not work together.
-pub const PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 6;
 
 /// Bytes of a [`Hello`].
 pub const HELLO_BYTES: usize = 64;

@@ -43,8 +43,6 @@ struct News {
 pub struct Starting<'a> {
     /// What it starts from.
     pub plan: &'a RingStart,
-    /// Settings beside the plan's that must be the same on all ranks.
-    pub agreed: &'a [String],
     /// The process's.
     pub reactor: &'a Arc<Reactor>,
     /// When the start is given up.
@@ -130,14 +128,17 @@ impl Starting<'_> {
 
     /// What must be the same on all ranks, beside size and secret, which the handshake compares.
     fn settings(&self, lanes: usize) -> Vec<String> {
-        let RingStart { transport, checksums, .. } = self.plan;
+        let RingStart { backend, agreed, transport, checksums, .. } = self.plan;
         let checksums = if *checksums { "on" } else { "off" };
-        let own = [
+        let mut all = vec![
+            format!("backend={backend}"),
             format!("checksums={checksums}"),
             format!("connections per rank={lanes}"),
             format!("transport={transport}"),
         ];
-        own.into_iter().chain(self.agreed.iter().cloned()).collect()
+        all.extend(agreed.iter().cloned());
+        all.sort_unstable();
+        all
     }
 
     fn founding(

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Address;
 use super::host::Place;
+use super::records::Topic;
 use crate::call::Call;
 use crate::error::{Error, Result, Status};
 use crate::transport::segment::SegmentId;
@@ -92,6 +93,15 @@ pub enum Message {
         wait: Wait,
         /// Why in vain.
         cause: Error,
+    },
+    /// The sender's part of what some ranks of a group tell each other.
+    Record {
+        /// Which group.
+        group: u64,
+        /// What it is about.
+        topic: Topic,
+        /// What the sender says.
+        bytes: Vec<u8>,
     },
     /// The sender leaves in good order.
     Bye,

@@ -26,6 +26,7 @@ mod mailbox;
 mod meeting;
 mod message;
 mod reactor;
+mod records;
 mod sharing;
 mod start;
 mod world;
@@ -33,6 +34,7 @@ mod world;
 pub use handshake::Purpose;
 pub use lanes::LaneKey;
 pub use reactor::Reactor;
+pub use records::Topic;
 pub use start::start;
 pub use world::{Member, Seat, World};
 

@@ -18,20 +18,17 @@ use crate::wait::Deadline;
 /// How long a start that failed may take to tell the others why.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Starts a world: `member` is the group of all its ranks; `agreed` are settings, beside the plan's, that
-/// must be the same on all of them. Blocks until every rank is connected to
-/// every other, or the deadline has passed. The segment is what this rank shares with the others of its
+/// Starts a world: `member` is the group of all its ranks. Blocks until every rank is connected to every other, or the deadline has passed. The segment is what this rank shares with the others of its
 /// host, if it has any: of `segment_bytes` of their number.
 pub fn start(
     plan: &RingStart,
-    agreed: &[String],
     reactor: &Arc<Reactor>,
     member: Member,
     segment_bytes: impl Fn(usize) -> usize,
 ) -> Result<(Seat, Option<Segment>)> {
     let deadline = Deadline::after(plan.connect_timeout);
     let (place, mailbox) = here(plan)?;
-    let (founding, lines) = Starting { plan, agreed, reactor, deadline, place }.meet()?;
+    let (founding, lines) = Starting { plan, reactor, deadline, place }.meet()?;
     let world = World::found(Founding { mailbox, ..founding });
     world.enter(member.clone());
     reactor.serve(&world)?;

@@ -18,6 +18,7 @@ use super::listener::Listening;
 use super::mailbox::Mailbox;
 use super::message::Message;
 use super::reactor::{Reactor, WorldKey};
+use super::records::Records;
 use super::sharing::News;
 use crate::call::CallLog;
 use crate::error::{Error, Result, fail};
@@ -76,6 +77,8 @@ pub(super) struct Shared {
     pub(super) arrived: HashMap<LaneKey, TcpStream>,
     /// Who waits for which lane.
     pub(super) expected: HashMap<LaneKey, Arc<Wake>>,
+    /// What others told of groups, until it is asked for.
+    pub(super) records: Records,
     /// Groups that this rank has let go of, and how many collectives it had begun in each.
     pub(super) forgotten: HashMap<u64, u64>,
     next_group: u32,
@@ -202,6 +205,7 @@ impl World {
                 early_failures: VecDeque::new(),
                 arrived: HashMap::new(),
                 expected: HashMap::new(),
+                records: Records::default(),
                 forgotten: HashMap::new(),
                 next_group: 0,
             }),
@@ -221,6 +225,12 @@ impl World {
         self.addresses[self.rank].len().max(1)
     }
 
+    /// How many ranks before this one are on its machine.
+    pub fn rank_on_machine(&self) -> usize {
+        let own = &self.places[self.rank].machine;
+        self.places[..self.rank].iter().filter(|place| place.machine == *own).count()
+    }
+
     /// `rank 1 (10.0.0.2:5001)`
     pub fn name_of(&self, rank: usize) -> String {
         format!("rank {rank} ({})", self.address_of(rank))
@@ -236,6 +246,11 @@ impl World {
         let mut shared = self.shared.lock();
         shared.next_group += 1;
         shared.next_group
+    }
+
+    /// Waits until the others were told all that this rank had to say, as far as the connections take it.
+    pub fn settle(&self, limit: Duration) {
+        self.reactor.settle(limit);
     }
 
     /// Makes a group known: from now on it fails when a rank of it is lost, or tells so.
@@ -271,6 +286,7 @@ impl World {
         shared.news.retain(|news| news.group != group);
         shared.arrived.retain(|key, _| key.group != group);
         shared.expected.retain(|key, _| key.group != group);
+        shared.records.forget(group);
         drop(shared);
         if let Some(mailbox) = self.mailbox() {
             mailbox.forget(|id| id == group);
@@ -323,6 +339,7 @@ impl World {
             Message::Absent { group, wait, cause } => {
                 self.told_of_absence(peer, group, wait, &cause);
             }
+            Message::Record { group, topic, bytes } => self.told(peer, group, topic, bytes),
             Message::Ping => {}
             other => log::debug!("rank {peer} said {other:?}, which means nothing here"),
         }

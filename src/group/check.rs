@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::{Group, Request};
+use super::{Group, Reach, Request};
 use crate::backend::Collective;
 use crate::call::Verb;
+use crate::cuda::{self, Kind};
 use crate::dtype::Dtype;
 use crate::error::{Result, fail};
 
@@ -22,6 +23,7 @@ impl Group {
                 {
                     self.check_peer(peer)?;
                     ranges.push(range(memory, count, 1, dtype, word)?);
+                    self.check_memory(memory, count, word)?;
                 }
                 match ranges.as_slice() {
                     [a, b] if overlap(a, b) => fail!(InvalidArgument, "input and output overlap"),
@@ -49,6 +51,47 @@ impl Group {
         fail!(InvalidArgument, "{word} {rank} is not a rank: they go from 0 to {}", self.size - 1)
     }
 
+    /// Refuses memory that the group does not work on.
+    fn check_memory(&self, memory: *const u8, count: usize, word: &str) -> Result<()> {
+        if count == 0 || self.reach == Reach::Both {
+            return Ok(());
+        }
+        // Without the driver in this process there is no memory of a device.
+        let Some(driver) = cuda::present() else { return Ok(()) };
+        let (kind, name) = (cuda::kind_of(driver, memory), self.name);
+        match (self.reach, kind) {
+            (Reach::Host, Kind::Device(_)) => fail!(
+                InvalidArgument,
+                "{word} is {kind}, but {name} works on host memory: copy it to the host, or start on nccl"
+            ),
+            (Reach::Device(_), Kind::Host) => fail!(
+                InvalidArgument,
+                "{word} is {kind}, but {name} works on memory of a CUDA device: copy it there \
+                 (cudaMemcpy), or start on another backend"
+            ),
+            (Reach::Device(Some(own)), Kind::Device(device)) if own != device => fail!(
+                InvalidArgument,
+                "{word} is {kind}, but this group is on device {own}: allocate it there \
+                 (cudaSetDevice({own}))"
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what a device could not compute with: it stops for good at an address that does not fit.
+    fn check_alignment(&self, memory: *const u8, dtype: Dtype, word: &str) -> Result<()> {
+        let unit = if dtype == Dtype::Complex64 { 4 } else { dtype.size() };
+        if matches!(self.reach, Reach::Device(_)) && !(memory as usize).is_multiple_of(unit) {
+            fail!(
+                InvalidArgument,
+                "{word} is at {memory:?}, which {} does not take for {}: it must be a multiple of {unit}",
+                self.name,
+                dtype.name()
+            );
+        }
+        Ok(())
+    }
+
     fn check_collective(&self, collective: &Collective) -> Result<()> {
         let Collective { verb, dtype, count, root, input, output } = *collective;
         let (gathers, scatters) = (verb == Verb::AllGather, verb == Verb::SumScatter);
@@ -56,7 +99,8 @@ impl Group {
             Verb::Barrier => return Ok(()),
             Verb::Broadcast => {
                 self.check_rank(root, "root")?;
-                return range(output, count, 1, dtype, "buffer").map(drop);
+                range(output, count, 1, dtype, "buffer")?;
+                return self.check_memory(output, count, "buffer");
             }
             Verb::SumScatter | Verb::AllToAll if !count.is_multiple_of(self.size) => fail!(
                 InvalidArgument,
@@ -71,6 +115,14 @@ impl Group {
             () if scatters => range(output, count / self.size, 1, dtype, "output")?,
             () => range(output, count, 1, dtype, "output")?,
         };
+        self.check_memory(input, count, "input")?;
+        if !std::ptr::eq(input, output) {
+            self.check_memory(output, count, "output")?;
+        }
+        if !matches!(verb, Verb::AllGather | Verb::AllToAll) {
+            self.check_alignment(input, dtype, "input")?;
+            self.check_alignment(output, dtype, "output")?;
+        }
         if !overlap(&from, &into) {
             return Ok(());
         }

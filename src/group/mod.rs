@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::backend::{Backend, Collective, Limits, Message, Operation};
+use crate::backend::{Backend, Collective, Limits, Message, Operation, Track, refuse_cuda};
 use crate::call::Verb;
+use crate::cuda;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, Status};
 use crate::health::Health;
@@ -27,6 +28,7 @@ pub struct Group {
     name: &'static str,
     rank: usize,
     size: usize,
+    reach: Reach,
     identity: Arc<Identity>,
     order: Arc<Order>,
     /// Where the records go when a group fails.
@@ -40,6 +42,16 @@ pub struct Group {
     /// In milliseconds, 0 for no limit.
     timeout: AtomicU64,
     recv_timeout: AtomicU64,
+}
+
+/// Whose memory a group works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    Host,
+    /// That of a CUDA device, this one if it is known.
+    Device(Option<i32>),
+    /// A process alone copies whatever there is.
+    Both,
 }
 
 /// One side of a message, as it is asked for.
@@ -77,8 +89,18 @@ impl Group {
         archive: Option<Archive>,
     ) -> Result<Group> {
         let identity = backend.identity();
+        let device = backend.device();
         let backend = (backend.size() > 1).then_some(backend);
-        Group::with(backend, identity, limits, archive)
+        let group = Group::with(backend, identity, limits, archive)?;
+        Ok(match device {
+            Some(device) => group.on_device(device),
+            None => group,
+        })
+    }
+
+    /// The same group of one rank, for memory of this CUDA device.
+    pub fn on_device(self, device: i32) -> Group {
+        Group { reach: Reach::Device(Some(device)), ..self }
     }
 
     /// A group of this process only.
@@ -97,8 +119,14 @@ impl Group {
     ) -> Result<Group> {
         let milliseconds =
             |limit: Option<Duration>| AtomicU64::new(limit.map_or(0, |l| l.as_millis() as u64));
+        let reach = match identity.backend {
+            "none" => Reach::Both,
+            "nccl" => Reach::Device(None),
+            _ => Reach::Host,
+        };
         let mut group = Group {
             backend,
+            reach,
             name: identity.backend,
             rank: identity.rank,
             size: identity.ranks.len(),
@@ -198,8 +226,12 @@ impl Group {
         error.at(self.scene(what))
     }
 
-    fn accepts(&self, streamed: bool) -> Result<()> {
-        self.backend.as_ref().map_or(Ok(()), |backend| backend.accepts(streamed))
+    fn accepts(&self, track: Track<'_>) -> Result<()> {
+        match &self.backend {
+            Some(backend) => backend.accepts(track),
+            None if self.reach == Reach::Host => refuse_cuda(self.name, track),
+            None => Ok(()),
+        }
     }
 
     /// Runs a request: at once, or on a stream.
@@ -213,16 +245,26 @@ impl Group {
         stream: Option<&Stream>,
     ) -> Result<()> {
         let name = request.name();
-        let accepted = self.check(&request).and_then(|()| self.accepts(stream.is_some()));
+        let track = stream.map_or(Track::Here, Stream::track);
+        let accepted = self.check(&request).and_then(|()| self.accepts(track));
         accepted.map_err(|e| e.at(self.scene(name)))?;
         self.health().check().map_err(|e| self.told(e, name))?;
         // A message without a peer is refused above, so the ranks fit.
         let (queues, operation) = self.place(&request);
         let (limits, record) = (self.limits(), request.record());
-        let Some(stream) = stream else {
-            let turn = self.order.next_turn(queues, &record, self.health());
-            // SAFETY: as this function's contract says.
-            return unsafe { self.execute(operation, turn, limits) };
+        let stream = match stream {
+            None => {
+                let turn = self.order.next_turn(queues, &record, self.health());
+                // SAFETY: as this function's contract says.
+                return unsafe { self.execute(operation, turn, limits) };
+            }
+            Some(Stream::Cuda(stream)) => {
+                let _one_at_a_time = self.submitting.lock();
+                let turn = self.order.next_turn(queues, &record, self.health());
+                // SAFETY: as this function's contract says.
+                return unsafe { self.enqueue(operation, turn, limits, stream) };
+            }
+            Some(Stream::Queue(queue)) => queue,
         };
         // On one stream, tickets must come in the order in which they run.
         let _one_at_a_time = self.submitting.lock();
@@ -271,18 +313,7 @@ impl Group {
         limits: Limits,
     ) -> Result<()> {
         let turn = turn.map_err(|e| self.told(e, operation.name()))?;
-        let [first, second] = turn.places();
-        match &mut operation {
-            Operation::Collective { sequence, .. } => *sequence = first,
-            Operation::Exchange { send, recv, .. } => {
-                if let Some(send) = send {
-                    send.sequence = first;
-                }
-                if let Some(recv) = recv {
-                    recv.sequence = second;
-                }
-            }
-        }
+        operation.put_at(turn.places());
         let outcome = match (&self.backend, &operation) {
             // SAFETY: as for `submit`.
             (Some(backend), _) => unsafe { backend.run(&operation, limits) },
@@ -294,15 +325,72 @@ impl Group {
         turn.end(outcome).map_err(|e| self.told(e, operation.name()))
     }
 
+    /// Puts an operation on a CUDA stream, whose turn ends then; its record ends when it does.
+    unsafe fn enqueue(
+        self: &Arc<Self>,
+        mut operation: Operation,
+        turn: Result<Turn<'_>>,
+        limits: Limits,
+        stream: &cuda::Stream,
+    ) -> Result<()> {
+        let mut turn = turn.map_err(|e| self.told(e, operation.name()))?;
+        operation.put_at(turn.places());
+        let outcome = match (&self.backend, &operation) {
+            (Some(backend), _) => {
+                let (group, ticket) = (self.clone(), turn.hand_over());
+                // Keeps the group until the operation has run.
+                let end = Box::new(move |well| group.order.ended(ticket, well));
+                // SAFETY: as for `submit`.
+                unsafe { backend.enqueue(&operation, limits, stream, end) }
+            }
+            (None, Operation::Collective { collective, .. }) => {
+                // SAFETY: as for `submit`.
+                turn.end(unsafe { self.copy_on(stream, collective) })
+            }
+            (None, Operation::Exchange { .. }) => turn.end(Ok(())),
+        };
+        outcome.map_err(|e| self.told(e, operation.name()))
+    }
+
     /// A collective of one rank.
     unsafe fn copy(&self, collective: &Collective) -> Result<()> {
         self.health.check()?;
-        let Collective { verb, dtype, count, input, output, .. } = *collective;
-        if count > 0 && !matches!(verb, Verb::Broadcast | Verb::Barrier) {
-            // SAFETY: as for `submit`; both have `count` elements, and may be the same.
-            unsafe { std::ptr::copy(input, output, count * dtype.size()) };
+        let Some((input, output, bytes)) = moved(collective) else {
+            return match (self.reach, cuda::present()) {
+                // As with others: what was put on the default stream is done.
+                (Reach::Device(_), Some(driver)) => cuda::catch_up(driver),
+                _ => Ok(()),
+            };
+        };
+        if let Some(driver) = self.driver_for(input, output) {
+            // SAFETY: as for `submit`; both have so many bytes, and may be the same.
+            return unsafe { cuda::copy(driver, input, output, bytes) };
         }
+        // SAFETY: likewise.
+        unsafe { std::ptr::copy(input, output, bytes) };
         Ok(())
+    }
+
+    /// The same on a CUDA stream, which reaches host memory, too.
+    unsafe fn copy_on(&self, stream: &cuda::Stream, collective: &Collective) -> Result<()> {
+        self.health.check()?;
+        match moved(collective) {
+            // SAFETY: as for `submit`; both have so many bytes, and may be the same.
+            Some((input, output, bytes)) => unsafe { cuda::copy_on(stream, input, output, bytes) },
+            None => Ok(()),
+        }
+    }
+
+    /// The driver, if it takes that to copy from one to the other.
+    fn driver_for(&self, input: *const u8, output: *const u8) -> Option<&'static cuda::Driver> {
+        let driver = if self.reach == Reach::Host { None } else { cuda::present() }?;
+        // On a device also between pinned buffers, so that the default stream's order counts.
+        let is_far = |pointer| match cuda::kind_of(driver, pointer) {
+            cuda::Kind::Device(_) | cuda::Kind::Managed => true,
+            cuda::Kind::Pinned => self.reach != Reach::Both,
+            cuda::Kind::Host => false,
+        };
+        (is_far(input) || is_far(output)).then_some(driver)
     }
 
     /// Makes a group of the ranks that give the same colour; `None` for colour -1.
@@ -314,7 +402,7 @@ impl Group {
                 format!("colour {color} is neither a colour (0 or more) nor -1, for no group"),
             )));
         }
-        self.accepts(false).map_err(at)?;
+        self.accepts(Track::Here).map_err(at)?;
         let record =
             recorder::Operation { verb: Verb::Split, dtype: Dtype::Int32, root: -1, count: [0; 2] };
         let told = |e: Error| self.told(e, "split");
@@ -329,11 +417,19 @@ impl Group {
         let (limits, archive) = (self.limits(), self.archive.clone());
         let Some(backend) = &self.backend else {
             let alone = || Group::alone(self.name, limits, archive);
+            let alone = || Ok(Group { reach: self.reach, ..alone()? });
             return if color < 0 { Ok(None) } else { alone().map(Some) };
         };
         let part = backend.split(color, key, place, limits)?;
         part.map(|part| Group::new(part, limits, archive)).transpose()
     }
+}
+
+/// What a collective of one rank moves, and how many bytes; a broadcast to where it is.
+fn moved(collective: &Collective) -> Option<(*const u8, *mut u8, usize)> {
+    let Collective { verb, dtype, count, input, output, .. } = *collective;
+    let input = if verb == Verb::Broadcast { output.cast_const() } else { input };
+    (count > 0).then(|| (input, output, count * dtype.size()))
 }
 
 impl Request {

@@ -37,11 +37,7 @@ pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
     let map = Map { devices: plan.devices.clone(), topology: plan.topology };
     let devices = open(plan, &map);
     let member = world_member(plan.size)?;
-    let agreed = [
-        format!("devices file={:08x}", crc32fast::hash(format!("{:?}", plan.devices).as_bytes())),
-        format!("topology={}", plan.topology),
-    ];
-    let met = control::start(&plan.control, &agreed, reactor, member.clone(), segment_bytes);
+    let met = control::start(&plan.control, reactor, member.clone(), segment_bytes);
     // What is wrong with this rank's devices is told to all who came, but first of all to this one.
     let (world, segment, devices) = match (met, devices) {
         (Ok((world, segment)), Ok(devices)) => (world, segment, devices),

@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::{Backend, Limits, Operation, split};
+use super::{Backend, Limits, Operation, Track, refuse_cuda, split};
 use crate::config::MpiSettings;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, Status, fail};
@@ -216,8 +216,9 @@ impl Backend for Mpi {
         &self.health
     }
 
-    fn accepts(&self, streamed: bool) -> Result<()> {
-        self.runtime.accepts(streamed)
+    fn accepts(&self, track: Track<'_>) -> Result<()> {
+        refuse_cuda(self.name(), track)?;
+        self.runtime.accepts(matches!(track, Track::Queue))
     }
 
     fn listen(&self) {
