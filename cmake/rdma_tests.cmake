@@ -1,6 +1,6 @@
 # The tests over RDMA, label `rdma`: the programs that the ring is tested with, on the devices of this
-# machine (ctests/rdma_devices.sh) or those of scripts/rxe-vm; elsewhere those that need devices are
-# skipped, unless MLXD_TEST_RDMA=required. All of it is to take minutes where the machine is emulated.
+# machine (ctests/rdma_devices.sh) or those of scripts/rxe-vm; elsewhere they are skipped, unless
+# MLXD_TEST_RDMA=required. All of it is to take minutes where the machine is emulated.
 
 set(rdma_run "${ctests_dir}/rdma_run.sh" "${launch}")
 
@@ -24,65 +24,77 @@ function(add_rdma_test program topology ranks devices wires queue_pair settings)
   set_rdma_properties(${test} "MLXD_RDMA_QP=${queue_pair};${settings}")
 endfunction()
 
-# Each of the eight ways to connect so many ranks runs another part of the matrix: together they run all of
-# it on two and three ranks, half of it on four, an eighth on eight.
+# Each of the eight ways to connect so many ranks runs another part of the matrix, so that together they run
+# all of it on two and three ranks. With more ranks every start takes seconds: then each way has one of the
+# three programs, chosen so that each program has meshes and rings.
 set(matrices matrix_reduce matrix_move matrix_p2p)
 set(parts_on_2 8)
 set(parts_on_3 8)
 set(parts_on_4 16)
 set(parts_on_8 64)
-foreach(program IN LISTS matrices)
-  foreach(ranks 2 3 4 8)
-    set(part 0)
-    foreach(topology mesh ring)
-      foreach(queue_pair rc uc)
-        foreach(devices 1 2)
+foreach(ranks 2 3 4 8)
+  set(part 0)
+  foreach(topology mesh ring)
+    foreach(queue_pair rc uc)
+      foreach(devices 1 2)
+        set(programs ${matrices})
+        if(ranks GREATER 3)
+          math(EXPR which "(${part} + ${ranks} / 4) % 3")
+          list(GET matrices ${which} programs)
+        endif()
+        foreach(program IN LISTS programs)
           add_rdma_test(${program} ${topology} ${ranks} ${devices} 1 ${queue_pair}
             "MLXD_TEST_PART=${part}/${parts_on_${ranks}}")
-          math(EXPR part "${part} + 1")
         endforeach()
+        math(EXPR part "${part} + 1")
       endforeach()
     endforeach()
   endforeach()
-  # Several wires between two ranks.
-  add_rdma_test(${program} ring 4 2 4 rc "MLXD_TEST_PART=8/16")
-  add_rdma_test(${program} ring 3 2 2 uc "MLXD_TEST_PART=9/16")
-  add_rdma_test(${program} mesh 3 2 3 uc "MLXD_TEST_PART=10/16")
 endforeach()
 
-foreach(program groups concurrency)
-  add_rdma_test(${program} mesh 4 1 1 rc "")
-  add_rdma_test(${program} ring 4 2 1 uc "")
-endforeach()
-foreach(program failures mismatch restart)
+# Several wires between two ranks.
+add_rdma_test(matrix_reduce ring 4 2 4 rc "MLXD_TEST_PART=8/16")
+add_rdma_test(matrix_move ring 3 2 2 uc "MLXD_TEST_PART=9/16")
+add_rdma_test(matrix_p2p mesh 3 2 3 uc "MLXD_TEST_PART=10/16")
+add_rdma_test(matrix_reduce mesh 2 1 4 rc "MLXD_TEST_PART=11/16")
+
+add_rdma_test(groups mesh 4 1 1 rc "")
+add_rdma_test(groups ring 4 2 1 uc "")
+foreach(program concurrency failures mismatch restart)
   add_rdma_test(${program} mesh 3 2 1 uc "")
-  add_rdma_test(${program} ring 4 1 1 rc "")
+  add_rdma_test(${program} ring 3 1 1 rc "")
 endforeach()
 
-# What UC loses, nobody sends again.
+# What UC loses, nobody sends again. The longest test begins first.
 add_test_program(small mlxd::mlxd small.c)
-add_rdma_test(small mesh 3 2 1 uc "" 20000)
-add_rdma_test(small ring 3 1 2 rc "" 2000)
+add_rdma_test(small mesh 2 2 1 uc "" 20000)
+add_rdma_test(small ring 3 1 2 uc "" 1000)
+set_tests_properties(rdma_small_mesh_2_uc_on_2 PROPERTIES COST 1000 TIMEOUT 600)
 
 # Programs that start their ranks by themselves.
 set(rdma_with "${ctests_dir}/rdma_with.sh")
-foreach(queue_pair rc uc)
-  add_test(NAME rdma_peer_lost_${queue_pair}
-    COMMAND "${rdma_with}" 1 $<TARGET_FILE:peer_lost> rdma)
-  set_rdma_properties(rdma_peer_lost_${queue_pair} MLXD_RDMA_QP=${queue_pair})
+add_test(NAME rdma_peer_lost_rc COMMAND "${rdma_with}" 2 $<TARGET_FILE:peer_lost> rdma)
+set_rdma_properties(rdma_peer_lost_rc MLXD_RDMA_QP=rc)
+# No completion tells of it there.
+foreach(case large_recv large_sum send)
+  add_test(NAME rdma_peer_lost_uc_${case}
+    COMMAND "${rdma_with}" 2 $<TARGET_FILE:peer_lost> rdma ${case})
+  set_rdma_properties(rdma_peer_lost_uc_${case} MLXD_RDMA_QP=uc)
 endforeach()
 add_test_program(rdma_misconfigured mlxd::mlxd rdma_misconfigured.c)
 add_test(NAME rdma_misconfigured_devices
   COMMAND "${rdma_with}" 1 $<TARGET_FILE:rdma_misconfigured> devices)
 set_rdma_properties(rdma_misconfigured_devices "")
 
-# Those that need no devices, and no libibverbs.
-add_test(NAME rdma_misconfigured_matrix COMMAND rdma_misconfigured matrix)
-set_rdma_properties(rdma_misconfigured_matrix "")
+# Starts where all is there; where there may be no device or no libibverbs, whatever this machine has;
+# devices files that nobody could start from.
 add_test_program(rdma_start mlxd::mlxd rdma_start.c)
 target_link_libraries(rdma_start PRIVATE ${CMAKE_DL_LIBS})
-add_test(NAME rdma_start COMMAND rdma_start)
+add_test(NAME rdma_start COMMAND "${rdma_with}" 1 $<TARGET_FILE:rdma_start>)
 set_rdma_properties(rdma_start "")
-add_test(NAME rdma_start_without_library
+add_test(NAME start_rdma COMMAND rdma_start)
+add_test(NAME start_rdma_without_library
   COMMAND "${ctests_dir}/without.sh" libibverbs $<TARGET_FILE:rdma_start>)
-set_rdma_properties(rdma_start_without_library "")
+add_test(NAME misconfigured_rdma COMMAND rdma_misconfigured matrix)
+set_tests_properties(start_rdma start_rdma_without_library misconfigured_rdma PROPERTIES
+  LABELS "contract;quick" TIMEOUT 100 SKIP_RETURN_CODE 77)

@@ -334,7 +334,8 @@ int main(int argc, char **argv) {
     bool mixed = strcmp(argv[1], "mixed") == 0;
     transport = mixed ? "auto" : argv[1];
     hosts = mixed ? "aaba" : NULL;
-    if (strcmp(transport, "rdma") == 0) {
+    bool rdma = strcmp(transport, "rdma") == 0;
+    if (rdma) {
         news_limit_s = 2.0;
     }
     const char *only = argc > 2 ? argv[2] : NULL;
@@ -342,15 +343,22 @@ int main(int argc, char **argv) {
         if (only != NULL && strcmp(only, cases[i]) != 0) {
             continue;
         }
+        if (rdma) {
+            /* Where devices are emulated every start takes seconds. */
+            run_case(cases[i], 3, (int)i % 3);
+            continue;
+        }
         run_case(cases[i], 3, 1);
         run_case(cases[i], 3, 0);
         run_case(cases[i], 4, 3);
     }
-    if (!mixed) {
+    if (!mixed && only == NULL) {
         /* With nobody else left: */
         run_case("all_sum", 2, 1);
         run_case("recv", 2, 0);
     }
-    leave_in_turn();
+    if (only == NULL) {
+        leave_in_turn();
+    }
     return starts_finish("peer_lost");
 }

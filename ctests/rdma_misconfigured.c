@@ -163,7 +163,7 @@ static void ranks_disagree(void) {
     check_pair((struct difference){NULL, "MLXD_RDMA_QP=uc"}, false, MLXD_ERROR_CONFIG,
                "MLXD_RDMA_QP");
     check_pair((struct difference){NULL, "MLX_JACCL_RING=1"}, false, MLXD_ERROR_CONFIG,
-               "MLX_JACCL_RING");
+               "topology=ring");
 }
 
 int main(int argc, char **argv) {

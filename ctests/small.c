@@ -200,7 +200,7 @@ static void run_batch(struct operation *batch, int many, int number, mlxd_stream
 }
 
 int main(int argc, char **argv) {
-    check_start(240);
+    check_start(590);
     int operations = argc > 1 ? atoi(argv[1]) : 2000;
     seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     printf("small: %d operations of seed %" PRIu64 "\n", operations, seed);

@@ -151,6 +151,15 @@ have_libclang() {
             --no-install-recommends libclang-dev >&2
 }
 
+# What the crate ibverbs-sys needs beside that to compile rdma-core.
+have_libnl() {
+    if ! compgen -G '/usr/lib/*/libnl-3.so' >/dev/null || ! command -v pkg-config >/dev/null ||
+        ! compgen -G '/usr/lib/*/libnl-route-3.so' >/dev/null; then
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+            --no-install-recommends libnl-3-dev libnl-route-3-dev pkg-config >&2
+    fi
+}
+
 configure() {
     cmake -S . -B "$build_dir" -DMLXD_TARGET_DIR="$(realpath -m "$target_dir")"
 }

@@ -273,7 +273,11 @@ impl Opened {
             return Ok(best);
         }
         if attributes.lid == 0 {
-            fail!(Unavailable, "port {port} has no LID: see that a subnet manager runs (opensm)");
+            fail!(
+                Unavailable,
+                "port {port} has no LID: see that a subnet manager runs (opensm), or set \
+                 MLXD_RDMA_GID_INDEX where it is reached by its GID alone"
+            );
         }
         let own = entry(0).unwrap_or(GidEntry {
             index: 0,

@@ -14,7 +14,7 @@ use super::buffers::Buffer;
 use super::channel::Landed;
 use super::message::HEADER_BYTES;
 use super::opening::ended;
-use super::traffic::Standing;
+use super::service::Standing;
 use super::wire::Wire;
 use crate::error::{Error, Result, Status};
 use crate::transport::posts::{Recvs, Sends};

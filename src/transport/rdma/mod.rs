@@ -25,7 +25,8 @@
 //! finds something for a channel whose thread sleeps rings its bell.
 //!
 //! - `message.rs`: headers. `buffers.rs`: registered memory. `channel.rs`: what a wire keeps of one.
-//! - `wire.rs`, `traffic.rs`: a wire's life; what goes over it. `introduction.rs`: how its ends meet.
+//! - `wire.rs`, `traffic.rs`, `service.rs`: a wire's life; what goes over it; what it does for channels.
+//!   `introduction.rs`: how its ends meet.
 //! - `opening.rs`, `link.rs`: how the ends of a channel meet; the link over it. `approach.rs`: the same
 //!   where there is no wire yet.
 
@@ -36,6 +37,7 @@ mod introduction;
 mod link;
 mod message;
 mod opening;
+mod service;
 #[cfg(test)]
 mod tests;
 mod traffic;
