@@ -278,7 +278,8 @@ static void run_case(const char *name, int ranks, int victim) {
         }
         CHECK(right);
         CHECK(named);
-        CHECK(took < news_limit_s);
+        /* Who leaves in good order is missed a second or more later, when somebody needs it. */
+        CHECK(took < (orderly ? 5.0 : news_limit_s));
     }
     for (int r = 0; r < ranks; r++) {
         int end = child_end(&children[r]);
