@@ -80,7 +80,7 @@ impl Settings {
         let rank = self.jaccl_rank(size, &scene)?;
         let agreed = vec![
             format!("devices file={:08x}", crc32fast::hash(format!("{devices:?}").as_bytes())),
-            format!("topology={topology}"),
+            format!("topology={topology} (MLX_JACCL_RING)"),
         ];
         Ok(Some(JacclStart {
             rank,

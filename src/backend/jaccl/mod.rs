@@ -26,6 +26,8 @@ use wiring::Wiring;
 
 /// How long a wire that fails at the start waits for the control plane to say why.
 const WHY: Duration = Duration::from_secs(1);
+/// How long a start that failed may take to tell the others why.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// 10 queue pairs of a process on a device are what Thunderbolt has: no more are made on demand.
 const QUEUE_PAIRS: usize = 10;
 /// How long the last of what was sent may take to reach ranks that are there: it may have to be sent again.
@@ -41,7 +43,7 @@ pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
     // What is wrong with this rank's devices is told to all who came, but first of all to this one.
     let (world, segment, devices) = match (met, devices) {
         (Ok((world, segment)), Ok(devices)) => (world, segment, devices),
-        (Ok((world, _)), Err(e)) => return Err(failed(&world, &member, e)),
+        (Ok((world, _)), Err(e)) => return Err(failed(&world, &member, reactor, e)),
         (Err(_), Err(e)) | (Err(e), Ok(_)) => return Err(e),
     };
     let kind = plan.queue_pair.map(|wanted| match wanted {
@@ -49,7 +51,7 @@ pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
         QueuePairType::Uc => Kind::Uc,
     });
     let wiring = Wiring { world: &world, member: &member, map: &map, kind, deadline };
-    let wires = wiring.connect(&devices).map_err(|e| failed(&world, &member, e))?;
+    let wires = wiring.connect(&devices).map_err(|e| failed(&world, &member, reactor, e))?;
     let Some(first) = map.first_device(plan.rank).and_then(|name| devices.get(name)).cloned()
     else {
         fail!(Internal, "rank {} has no device", plan.rank);
@@ -70,12 +72,15 @@ pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
 }
 
 /// Fails the start everywhere with this error, or what caused it, and returns that.
-fn failed(world: &Seat, member: &Member, error: Error) -> Error {
+fn failed(world: &Seat, member: &Member, reactor: &Arc<Reactor>, error: Error) -> Error {
     if error.status == Status::PeerLost {
         // Only waits for another cause.
         world.has_left(world.rank, &member.health, WHY);
     }
+    // Whoever waits for this rank learns why at once: the process may end next.
     world.fail_group(member.group, &error, true);
+    world.leave();
+    reactor.settle(LAST_WORDS);
     member.health.check().err().unwrap_or(error)
 }
 
