@@ -162,7 +162,7 @@ static void wrong_ports_and_addresses(void) {
 static void ranks_disagree(void) {
     check_pair((struct difference){NULL, "MLXD_RDMA_QP=uc"}, false, MLXD_ERROR_CONFIG,
                "MLXD_RDMA_QP");
-    /* Refused at the meeting, which goes on without it. */
+    /* Rank 0 turns such a guest away, and goes on waiting for rank 1. */
     check_pair((struct difference){NULL, "MLX_JACCL_RING=1"}, true, MLXD_ERROR_CONFIG,
                "topology=ring");
 }
