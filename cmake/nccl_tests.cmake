@@ -191,7 +191,7 @@ endforeach()
 add_nccl_test(error_group_end "${fake_dir}" "FAKE_NCCL_RETURN=groupend:1:1" ${operation}
               "unhandled cuda error")
 add_nccl_test(error_query "${fake_dir}" "FAKE_NCCL_RETURN=asyncerror:6:3"
-              ${operation} "internal error")
+              nccl_errors 2 anywhere ${backend} "internal error")
 add_nccl_test(error_hang "${fake_dir}"
               "FAKE_NCCL_HANG=allreduce:3 FAKE_NCCL_RANK=0 MLXD_TIMEOUT_MS=1000"
               nccl_errors 2 operation MLXD_ERROR_TIMEOUT)
