@@ -192,7 +192,7 @@ fn attempt(process: &Process, name: Name, any: bool, settings: &Settings) -> Res
             Ok(Attempt::Nothing(Error::new(Status::Config, reason)))
         }
         Name::Nccl => attempt_nccl(process, settings),
-        Name::Any => Ok(Attempt::Nothing(Error::new(Status::Unavailable, "not in this build"))),
+        Name::Any => fail!(Internal, "\"any\" stands for the others"),
     }
 }
 
