@@ -19,6 +19,13 @@ pub fn open(name: &CStr, flags: c_int) -> Option<Handle> {
     (!handle.is_null()).then_some(Handle(handle))
 }
 
+/// The program itself, with what it was linked with.
+pub fn program() -> Option<Handle> {
+    // SAFETY: NULL stands for the program.
+    let handle = unsafe { libc::dlopen(std::ptr::null(), libc::RTLD_NOW) };
+    (!handle.is_null()).then_some(Handle(handle))
+}
+
 /// What the loader says about the last failure of this thread.
 pub fn last_error() -> String {
     // SAFETY: dlerror returns NULL or a string of this thread, copied before its next call.
@@ -58,25 +65,36 @@ impl Handle {
     }
 }
 
-/// Declares a table of C functions: `field = "symbol"(argument types);`. All return an `int`: a code
-/// that this library does not know stays a number, where an enum would be undefined behaviour.
+/// Declares a table of C functions: `field = "symbol"(argument types) -> result;`. Without a result they
+/// return an `int`: a code that this library does not know stays a number, where an enum would be
+/// undefined behaviour.
 macro_rules! table {
+    (@result) => { std::ffi::c_int };
+    (@result $result:ty) => { $result };
     ($(#[$doc:meta])* $table:ident {
-        $($field:ident = $symbol:literal($($argument:ty),* $(,)?);)*
+        $($field:ident = $symbol:literal($($argument:ty),* $(,)?) $(-> $result:ty)?;)*
     }) => {
         $(#[$doc])*
         #[derive(Debug)]
         pub struct $table {$(
             #[doc = concat!("`", $symbol, "`")]
-            pub $field: unsafe extern "C" fn($($argument),*) -> std::ffi::c_int,
+            pub $field: unsafe extern "C" fn($($argument),*)
+                -> $crate::dynamic::table!(@result $($result)?),
         )*}
 
         impl $table {
+            /// Each function's symbol and the types of its arguments, for comparison with a header.
+            pub const SIGNATURES: &[(&str, &[&str])] = &[$(
+                ($symbol, &[$(stringify!($argument)),*]),
+            )*];
+
             /// Looks each up; the symbol that is missing, if one is.
             ///
             /// # Safety
             /// The library's functions of these names have these signatures.
-            pub unsafe fn load(library: $crate::dynamic::Handle) -> std::result::Result<$table, &'static str> {
+            pub unsafe fn load(
+                library: $crate::dynamic::Handle,
+            ) -> std::result::Result<$table, &'static str> {
                 Ok($table {$(
                     $field: {
                         const SYMBOL: &std::ffi::CStr = match std::ffi::CStr::from_bytes_with_nul(
@@ -90,7 +108,8 @@ macro_rules! table {
                         unsafe {
                             std::mem::transmute::<
                                 *mut std::ffi::c_void,
-                                unsafe extern "C" fn($($argument),*) -> std::ffi::c_int,
+                                unsafe extern "C" fn($($argument),*)
+                                    -> $crate::dynamic::table!(@result $($result)?),
                             >(address)
                         }
                     },

@@ -10,7 +10,7 @@ use std::ffi::CStr;
 use std::mem::{offset_of, size_of};
 
 use mlxd::backend::mpi::abi::{self, Abi, Family};
-use mlxd::backend::mpi::functions::SIGNATURES;
+use mlxd::backend::mpi::functions::Functions;
 use mlxd::dtype::Dtype;
 
 /// The family whose `mpi.h` this was built with.
@@ -190,8 +190,8 @@ fn signatures_are_theirs() {
         MPI_Request_free(_)
         MPI_Get_count(_, _, _)
     };
-    assert_eq!(SIGNATURES.len(), theirs.len());
-    for ((symbol, ours), (name, theirs)) in SIGNATURES.iter().zip(&theirs) {
+    assert_eq!(Functions::SIGNATURES.len(), theirs.len());
+    for ((symbol, ours), (name, theirs)) in Functions::SIGNATURES.iter().zip(&theirs) {
         assert_eq!(symbol, name);
         assert_eq!(ours.len(), theirs.len(), "{symbol}");
         for (ours, theirs) in ours.iter().zip(theirs) {

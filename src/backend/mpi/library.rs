@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::abi::{Abi, SUCCESS, TEXT_BYTES};
 use super::functions::Functions;
 use crate::config::MpiSettings;
+use crate::dynamic::{self, Handle};
 use crate::error::{Error, Result, Status, fail};
 
 /// An opened library; never closed, since MPI leaves threads and exit handlers behind.
@@ -50,14 +51,18 @@ fn search(settings: &MpiSettings) -> Result<Library> {
             fail!(Config, "MLX_MPI_LIBNAME={name:?} has a NUL in it");
         };
         let Some(handle) = load(&file, 0) else {
-            fail!(Unavailable, "MLX_MPI_LIBNAME={name:?} cannot be opened: {}", last_error());
+            fail!(
+                Unavailable,
+                "MLX_MPI_LIBNAME={name:?} cannot be opened: {}",
+                dynamic::last_error()
+            );
         };
         return Library::new(handle, name.clone());
     }
     let names = candidates(settings);
     // An MPI that the program uses itself is the one to use: two in one process do not get along.
-    let program = load_program();
-    if let Some(handle) = program.filter(|handle| !find(*handle, c"MPI_Init_thread").is_null()) {
+    let program = dynamic::program();
+    if let Some(handle) = program.filter(|handle| handle.find(c"MPI_Init_thread").is_some()) {
         return Library::new(handle, "the program's own MPI".to_owned());
     }
     for flags in [libc::RTLD_NOLOAD, 0] {
@@ -86,64 +91,35 @@ fn candidates(settings: &MpiSettings) -> [&'static CStr; 5] {
 }
 
 /// Opens a file with these flags beside those that its family needs.
-fn load(name: &CStr, flags: c_int) -> Option<*mut c_void> {
+fn load(name: &CStr, flags: c_int) -> Option<Handle> {
     // Open MPI's components look for its symbols in the global scope. MPICH stays out of it, and so
     // do files of unknown family until it is known.
-    let scope = libc::RTLD_NOW | flags;
-    // SAFETY: a string that ends with NUL; what the file's constructors do is the user's choice.
-    let handle = unsafe { libc::dlopen(name.as_ptr(), scope | libc::RTLD_LOCAL) };
-    if handle.is_null() {
-        return None;
-    }
-    if !find(handle, c"ompi_mpi_comm_world").is_null() {
-        // SAFETY: as above; this promotes the library that is open already.
-        unsafe { libc::dlopen(name.as_ptr(), scope | libc::RTLD_GLOBAL) };
+    let handle = dynamic::open(name, flags)?;
+    if handle.find(c"ompi_mpi_comm_world").is_some() {
+        // Promotes the library that is open already.
+        dynamic::open(name, flags | libc::RTLD_GLOBAL);
     }
     Some(handle)
 }
 
-/// The program itself, with what it was linked with.
-fn load_program() -> Option<*mut c_void> {
-    // SAFETY: NULL stands for the program.
-    let handle = unsafe { libc::dlopen(std::ptr::null(), libc::RTLD_NOW) };
-    (!handle.is_null()).then_some(handle)
-}
-
-fn find(handle: *mut c_void, symbol: &CStr) -> *mut c_void {
-    // SAFETY: the handle came from dlopen and is never closed.
-    unsafe { libc::dlsym(handle, symbol.as_ptr()) }
-}
-
-/// What the loader says about the last failure.
-fn last_error() -> String {
-    // SAFETY: dlerror returns NULL or a string of this thread, copied before its next call.
-    unsafe {
-        let text = libc::dlerror();
-        if text.is_null() {
-            return "unknown reason".to_owned();
-        }
-        CStr::from_ptr(text).to_string_lossy().into_owned()
-    }
-}
-
 impl Library {
-    fn new(handle: *mut c_void, name: String) -> Result<Library> {
-        let look_up = |symbol: &CStr| match find(handle, symbol) {
-            address if address.is_null() => Err(Error::new(
-                Status::Unavailable,
-                format!("{name} is no MPI that can be used: it lacks {}", symbol.to_string_lossy()),
-            )),
-            address => Ok(address),
+    fn new(handle: Handle, name: String) -> Result<Library> {
+        let lacks = |symbol: &str| {
+            let message = format!("{name} is no MPI that can be used: it lacks {symbol}");
+            Error::new(Status::Unavailable, message)
         };
         // SAFETY: MPI fixes what its functions of these names take and return.
-        let functions = unsafe { Functions::load(look_up) }?;
+        let functions = unsafe { Functions::load(handle) }.map_err(lacks)?;
         let version = version(&functions);
         // First the standard: it may be kept by a library on top of a family's own, whose symbols are found
         // through it.
         let abi = if keeps_to_standard(handle) {
             Abi::standard()
-        } else if !find(handle, c"ompi_mpi_comm_world").is_null() {
-            Abi::open_mpi(|symbol| look_up(symbol).map(|address| address as usize))?
+        } else if handle.find(c"ompi_mpi_comm_world").is_some() {
+            Abi::open_mpi(|symbol| {
+                let address = handle.find(symbol).map(|address| address as usize);
+                address.ok_or_else(|| lacks(&symbol.to_string_lossy()))
+            })?
         } else if ["MPICH", "Intel(R) MPI", "MVAPICH"].iter().any(|name| version.contains(name)) {
             Abi::mpich()
         } else {
@@ -173,11 +149,8 @@ fn version(functions: &Functions) -> String {
 }
 
 /// Whether the library says that it has the binary interface of MPI 5: MPICH 5 comes with both.
-fn keeps_to_standard(handle: *mut c_void) -> bool {
-    let address = find(handle, c"MPI_Abi_get_version");
-    if address.is_null() {
-        return false;
-    }
+fn keeps_to_standard(handle: Handle) -> bool {
+    let Some(address) = handle.find(c"MPI_Abi_get_version") else { return false };
     type AbiGetVersion = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
     let (mut major, mut minor): (c_int, c_int) = (-1, -1);
     // SAFETY: MPI 5 declares it so, allows it at any time, and has it give -1 where there is none.
