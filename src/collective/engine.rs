@@ -6,19 +6,22 @@
 //! waits; its caller does, between two calls of [`Engine::advance`].
 
 use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::links::{Links, Way};
 use super::schedule::{Buffer, Schedule, Span, Step};
 use crate::call::{HEADER_BYTES, Header};
 use crate::error::{Error, Result, Status, fail};
 use crate::reduce::Kernel;
-use crate::transport::Landing;
+use crate::transport::{Landing, Lent};
 
 /// 64 KiB: with more bytes than this, a transfer is spread over all lanes to its peer. Less does not
 /// fill one.
 const SPREAD: usize = 64 << 10;
 /// 256 KiB: a local copy pauses after so much to let the links go on.
 const COPY_CHUNK: usize = 256 << 10;
+/// 4 KiB: links do better to copy less than they lend.
+const WORTH_LENDING: u64 = 4 << 10;
 /// No part.
 const NONE: u32 = u32::MAX;
 
@@ -128,6 +131,8 @@ pub struct Engine {
     headers: Vec<UnsafeCell<[u8; HEADER_BYTES]>>,
     copies: Vec<u32>,
     scratch: Vec<u8>,
+    /// The memory that is sent from, buffer by buffer.
+    lent: Vec<Lent>,
     unfinished: usize,
     /// The peer whose link broke.
     broke_with: Option<usize>,
@@ -135,6 +140,35 @@ pub struct Engine {
 
 // SAFETY: the addresses in it are used in `advance` only, whose callers vouch for them.
 unsafe impl Send for Engine {}
+
+/// What a schedule sends from, buffer by buffer, where it is worth lending.
+fn lent(
+    schedule: &Schedule,
+    job: &Job,
+    place: impl Fn(Span) -> *const u8,
+) -> impl Iterator<Item = Lent> {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    [Buffer::Input, Buffer::Output, Buffer::Scratch].into_iter().filter_map(move |buffer| {
+        let (mut start, mut end, mut elements) = (usize::MAX, 0, 0);
+        for step in &schedule.steps {
+            if let Step::Send { from, .. } = step
+                && from.buffer == buffer
+            {
+                start = start.min(from.start);
+                end = end.max(from.start + from.len);
+                elements += from.len;
+            }
+        }
+        let sent = (elements * job.size) as u64;
+        (sent >= WORTH_LENDING).then(|| Lent {
+            from: place(Span { buffer, start, len: end - start }),
+            len: (end - start) * job.size,
+            sent,
+            call,
+        })
+    })
+}
 
 impl Engine {
     /// Prepares to run `schedule`. All its peers are connected and their links idle.
@@ -162,6 +196,8 @@ impl Engine {
             };
             Some(base + span.start * job.size)
         };
+        self.lent.clear();
+        self.lent.extend(lent(schedule, &job, |span| place(span).unwrap_or(0) as *const u8));
         for step in &schedule.steps {
             match *step {
                 Step::Send { to, from } => {
@@ -334,6 +370,12 @@ impl Engine {
         }
         // SAFETY: as this function's contract says.
         moved |= unsafe { self.copy_some() };
+        if self.unfinished == 0 && !self.lent.is_empty() {
+            for direction in self.directions.iter().filter(|d| d.sending) {
+                // SAFETY: nothing is lent.
+                unsafe { links.get_mut(direction.link).lend(&[]) };
+            }
+        }
         Ok(match (self.unfinished, moved) {
             (0, _) => Advance::Done,
             (_, true) => Advance::Moved,
@@ -348,6 +390,10 @@ impl Engine {
         let link = links.get_mut(direction.link);
         if !direction.header_posted {
             self.directions[at].header_posted = true;
+            if direction.sending && !self.lent.is_empty() {
+                // SAFETY: as this function's contract says; it is taken back when all was sent.
+                unsafe { link.lend(&self.lent) };
+            }
             let header = self.headers[direction.header].get().cast::<u8>();
             // SAFETY: `headers` does not change until the next call begins, when this one has run
             // or its links were cancelled; a header is looked at again only after it has landed.

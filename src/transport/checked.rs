@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use super::posts::{Recvs, Sends};
-use super::{Interest, Landing, Link};
+use super::{Interest, Landing, Lent, Link};
 use crate::error::{Error, Result, Status};
 use crate::frame::{Frame, HEADER_BYTES};
 
@@ -236,6 +236,12 @@ fn first(posts: &Sends, limit: usize) -> impl Iterator<Item = (*const u8, usize)
 }
 
 impl<L: Link> Link for CheckedLink<L> {
+    unsafe fn lend(&mut self, memory: &[Lent]) {
+        // What is summed up is sent from where it is.
+        // SAFETY: as this function's contract says.
+        unsafe { self.below.lend(memory) };
+    }
+
     unsafe fn post_send(&mut self, from: *const u8, len: usize) {
         self.out.posts.post(from, len);
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 
-use super::{Interest, Landing, Link};
+use super::{Interest, Landing, Lent, Link};
 use crate::error::Result;
 
 /// What a link comes of.
@@ -23,6 +23,7 @@ pub struct LateLink {
 enum State {
     Coming {
         arrival: Box<dyn Arrival>,
+        lent: Vec<Lent>,
         sends: VecDeque<(*const u8, usize)>,
         recvs: VecDeque<(Landing, usize)>,
     },
@@ -36,11 +37,22 @@ impl LateLink {
     /// The link that will come of `arrival`.
     pub fn new(arrival: Box<dyn Arrival>) -> LateLink {
         let (sends, recvs) = (VecDeque::new(), VecDeque::new());
-        LateLink { state: State::Coming { arrival, sends, recvs } }
+        LateLink { state: State::Coming { arrival, lent: Vec::new(), sends, recvs } }
     }
 }
 
 impl Link for LateLink {
+    unsafe fn lend(&mut self, memory: &[Lent]) {
+        match &mut self.state {
+            State::Coming { lent, .. } => {
+                lent.clear();
+                lent.extend(memory);
+            }
+            // SAFETY: as this function's contract says.
+            State::Here(link) => unsafe { link.lend(memory) },
+        }
+    }
+
     unsafe fn post_send(&mut self, from: *const u8, len: usize) {
         match &mut self.state {
             State::Coming { sends, .. } => sends.push_back((from, len)),
@@ -58,12 +70,13 @@ impl Link for LateLink {
     }
 
     fn progress(&mut self) -> Result<bool> {
-        if let State::Coming { arrival, sends, recvs } = &mut self.state {
+        if let State::Coming { arrival, lent, sends, recvs } = &mut self.state {
             let Some(mut link) = arrival.look()? else {
                 return Ok(false);
             };
-            // SAFETY: whoever posted these vouches for them still: nothing has been counted.
+            // SAFETY: whoever lent and posted these vouches for them still: nothing has been counted.
             unsafe {
+                link.lend(lent);
                 sends.drain(..).for_each(|(from, len)| link.post_send(from, len));
                 recvs.drain(..).for_each(|(landing, len)| link.post_recv(landing, len));
             }
@@ -92,7 +105,8 @@ impl Link for LateLink {
     fn cancel(&mut self) {
         match &mut self.state {
             State::Here(link) => link.cancel(),
-            State::Coming { sends, recvs, .. } => {
+            State::Coming { lent, sends, recvs, .. } => {
+                lent.clear();
                 sends.clear();
                 recvs.clear();
             }

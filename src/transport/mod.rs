@@ -95,8 +95,28 @@ pub struct Interest<'a> {
     pub write: bool,
 }
 
+/// Memory that a call sends from.
+#[derive(Clone, Copy, Debug)]
+pub struct Lent {
+    /// Where it begins.
+    pub from: *const u8,
+    /// Bytes of it.
+    pub len: usize,
+    /// Bytes that the call sends of it, over all its links.
+    pub sent: u64,
+    /// The call's number: no other of this process has the same.
+    pub call: u64,
+}
+
 /// An ordered pipe of bytes to and from one peer.
 pub trait Link: Send {
+    /// Some of what is posted from now on will be of this memory: a link that sends from where bytes are
+    /// gets ready for that. What was lent before is taken back: all that was posted of it was sent.
+    ///
+    /// # Safety
+    /// It is valid until it is taken back or the link is cancelled.
+    unsafe fn lend(&mut self, _memory: &[Lent]) {}
+
     /// Sends these bytes after all that was posted before.
     ///
     /// # Safety
@@ -120,7 +140,7 @@ pub trait Link: Send {
     /// Bytes landed since the link was made.
     fn landed(&self) -> u64;
 
-    /// Forgets what is posted.
+    /// Forgets what is posted. Nobody reads or writes the memory any more when this returns.
     fn cancel(&mut self);
 
     /// What to wait for, asked just before that: some links get ready to be woken now, and find out

@@ -8,6 +8,7 @@ use std::sync::Once;
 use super::abi::*;
 use super::address::{AddressKind, GidEntry, PortAddress, choose_gid, gid_kind, is_own_address};
 use super::functions::Functions;
+use super::lending::Lender;
 use super::open;
 use crate::error::{Error, Result, Status, fail};
 
@@ -105,6 +106,10 @@ pub struct Device {
     pub max_requests: u32,
     /// How many completions a queue takes at most.
     pub max_completions: u32,
+    /// Of how many pieces of memory a message may be made.
+    pub max_pieces: u32,
+    /// How the caller's memory is registered, if it is.
+    pub lender: Option<Lender>,
     pub(super) functions: &'static Functions,
     pub(super) context: NonNull<ibv_context>,
     pub(super) pd: NonNull<ibv_pd>,
@@ -181,6 +186,8 @@ impl Opened {
             mtu: attributes.active_mtu,
             max_requests: u32::try_from(facts.max_qp_wr).unwrap_or(0),
             max_completions: u32::try_from(facts.max_cqe).unwrap_or(0),
+            max_pieces: u32::try_from(facts.max_sge).unwrap_or(1),
+            lender: None,
             functions,
             context,
             pd,
@@ -290,7 +297,12 @@ impl Opened {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: allocated and opened by us; whatever was made in them has held this device.
+        // What is kept for calls to come does not hold it.
+        if !self.lender.take().is_none_or(Lender::end) {
+            log::warn!("{} is not closed: memory is still registered with it", self.name);
+            return;
+        }
+        // SAFETY: allocated and opened by us; whatever else was made in them has held this device.
         unsafe {
             (self.functions.dealloc_pd)(self.pd.as_ptr());
             (self.functions.close_device)(self.context.as_ptr());

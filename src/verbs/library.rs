@@ -1,6 +1,7 @@
 //! libibverbs: opened when it is first asked for, never closed.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int};
+use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
@@ -23,6 +24,26 @@ pub fn open() -> Result<&'static Functions> {
     Ok(functions)
 }
 
+/// `IBV_FORK_UNNEEDED`
+const FORK_UNNEEDED: c_int = 2;
+/// Whether the kernel by itself keeps a process and its registered memory together when it forks.
+static FORKS_NEED_NOTHING: OnceLock<bool> = OnceLock::new();
+
+/// Whether memory may be registered and yet be passed on to forked children. Where that is not so,
+/// libibverbs takes registered memory from them.
+pub fn forks_need_nothing() -> bool {
+    FORKS_NEED_NOTHING.get().is_some_and(|nothing| *nothing)
+}
+
+fn ask_about_forks(library: dynamic::Handle) -> bool {
+    // Since rdma-core 35.
+    let Some(address) = library.find(c"ibv_is_fork_initialized") else { return false };
+    // SAFETY: libibverbs fixes what its function of this name takes, nothing, and returns: an enum.
+    let ask: unsafe extern "C" fn() -> c_int = unsafe { std::mem::transmute(address) };
+    // SAFETY: it may be called at any time.
+    unsafe { ask() == FORK_UNNEEDED }
+}
+
 fn load() -> Result<Functions> {
     let mut why = String::new();
     for name in NAMES {
@@ -33,6 +54,7 @@ fn load() -> Result<Functions> {
             }
             continue;
         };
+        FORKS_NEED_NOTHING.get_or_init(|| ask_about_forks(handle));
         // SAFETY: libibverbs fixes what its functions of these names take and return.
         return unsafe { Functions::load(handle) }.map_err(|symbol| {
             let name = name.to_string_lossy();

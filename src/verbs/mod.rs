@@ -3,14 +3,18 @@
 //!
 //! - `abi.rs`, `functions.rs`, `library.rs`: what the header declares; the library, opened at run time.
 //! - `device.rs`, `address.rs`: a device and the port of it that is used; by which address it is reached.
-//! - `memory.rs`, `queue_pair.rs`: registered memory; a queue pair with its completion queues.
+//! - `memory.rs`, `queue_pair.rs`, `posting.rs`: registered memory; a queue pair with its completion
+//!   queues; how requests are handed to it.
+//! - `lending/`: memory of callers, registered for a call or for those that follow.
 
 pub mod abi;
 pub mod address;
 pub mod device;
 pub mod functions;
+pub mod lending;
 mod library;
 pub mod memory;
+pub mod posting;
 pub mod queue_pair;
 
 pub use library::open;

@@ -26,8 +26,8 @@ const NOT_READY_TIMER: u8 = 12;
 const HOPS: u8 = 64;
 /// 24 bits: how far packets are numbered.
 const PACKET_NUMBERS: u32 = 0xff_ffff;
-/// Requests that are posted in one call.
-const BATCH: usize = 16;
+/// Pieces of memory that a message is made of, where devices allow: a header and the caller's bytes.
+const SEND_PIECES: u32 = 2;
 
 /// What drivers say to a queue pair that they cannot make, whatever is free.
 const REFUSED: [i32; 4] = [libc::EINVAL, libc::ENOSYS, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT];
@@ -87,7 +87,7 @@ pub struct Remote {
 
 /// A queue pair. Its memory must outlive it: see [`QueuePair::post_recvs`].
 pub struct QueuePair {
-    qp: NonNull<ibv_qp>,
+    pub(super) qp: NonNull<ibv_qp>,
     /// Whether it is reliable.
     pub kind: Kind,
     /// Bytes that may go inside a request.
@@ -212,13 +212,18 @@ impl QueuePair {
         Err(why)
     }
 
+    /// Pieces of memory that a message may be made of: 1 or 2.
+    pub fn send_pieces(&self) -> u32 {
+        self.device().max_pieces.clamp(1, SEND_PIECES)
+    }
+
     /// Its number.
     pub fn number(&self) -> u32 {
         // SAFETY: it is there until this is dropped; nobody changes its number.
         unsafe { self.qp.as_ref() }.qp_num
     }
 
-    fn device(&self) -> &Device {
+    pub(super) fn device(&self) -> &Device {
         &self.queues.channel.device
     }
 
@@ -292,89 +297,6 @@ impl QueuePair {
         self.modify(attributes, IBV_QP_STATE, "ERR")
     }
 
-    /// Posts receives, each with its number.
-    ///
-    /// # Safety
-    /// The pieces are of registered memory that outlives this queue pair, and nobody touches one until
-    /// its number has been polled.
-    pub unsafe fn post_recvs(&self, all: &[(u64, ibv_sge)]) -> Result<()> {
-        // SAFETY: the queue pair's context is open as long as it is.
-        let post = unsafe { (*self.qp.as_ref().context).ops.post_recv };
-        let Some(post) = post else {
-            fail!(Backend, "the driver of {} posts no receives", self.device().name);
-        };
-        for some in all.chunks(BATCH) {
-            let mut pieces = [ibv_sge::default(); BATCH];
-            let empty = ibv_recv_wr {
-                wr_id: 0,
-                next: std::ptr::null_mut(),
-                sg_list: std::ptr::null_mut(),
-                num_sge: 1,
-            };
-            let mut requests = [empty; BATCH];
-            let first = requests.as_mut_ptr();
-            for (at, (id, piece)) in some.iter().enumerate() {
-                pieces[at] = *piece;
-                let next =
-                    if at + 1 < some.len() { first.wrapping_add(at + 1) } else { empty.next };
-                let sg_list = &raw mut pieces[at];
-                // SAFETY: `at` is less than BATCH.
-                unsafe { first.add(at).write(ibv_recv_wr { wr_id: *id, next, sg_list, ..empty }) };
-            }
-            let mut bad = std::ptr::null_mut();
-            // SAFETY: the requests are linked within the array and live until it returns; the caller
-            // vouches for their memory.
-            check("ibv_post_recv", unsafe { post(self.qp.as_ptr(), first, &mut bad) })?;
-        }
-        Ok(())
-    }
-
-    /// Posts a send, which completes under this number.
-    ///
-    /// # Safety
-    /// The piece is of registered memory that outlives this queue pair, and nobody writes it until its
-    /// number has been polled.
-    pub unsafe fn post_sends(&self, all: &[(u64, ibv_sge)]) -> Result<()> {
-        // SAFETY: the queue pair's context is open as long as it is.
-        let post = unsafe { (*self.qp.as_ref().context).ops.post_send };
-        let Some(post) = post else {
-            fail!(Backend, "the driver of {} posts no sends", self.device().name);
-        };
-        for some in all.chunks(BATCH) {
-            let mut pieces = [ibv_sge::default(); BATCH];
-            let empty = ibv_send_wr {
-                wr_id: 0,
-                next: std::ptr::null_mut(),
-                sg_list: std::ptr::null_mut(),
-                num_sge: 1,
-                opcode: IBV_WR_SEND,
-                send_flags: IBV_SEND_SIGNALED,
-                imm_data: 0,
-                wr: [0; 4],
-                qp_type: 0,
-                bind_mw: [0; 6],
-            };
-            let mut requests = [empty; BATCH];
-            let first = requests.as_mut_ptr();
-            for (at, (id, piece)) in some.iter().enumerate() {
-                pieces[at] = *piece;
-                let next =
-                    if at + 1 < some.len() { first.wrapping_add(at + 1) } else { empty.next };
-                let inline = piece.length as usize <= self.inline_bytes;
-                let send_flags = empty.send_flags | if inline { IBV_SEND_INLINE } else { 0 };
-                let sg_list = &raw mut pieces[at];
-                let request = ibv_send_wr { wr_id: *id, next, sg_list, send_flags, ..empty };
-                // SAFETY: `at` is less than BATCH.
-                unsafe { first.add(at).write(request) };
-            }
-            let mut bad = std::ptr::null_mut();
-            // SAFETY: the requests are linked within the array and live until it returns; the caller
-            // vouches for their memory.
-            check("ibv_post_send", unsafe { post(self.qp.as_ptr(), first, &mut bad) })?;
-        }
-        Ok(())
-    }
-
     fn queue(&self, queue: Queue) -> NonNull<ibv_cq> {
         match queue {
             Queue::Recv => self.queues.recv,
@@ -437,7 +359,7 @@ impl Queues {
             cap: ibv_qp_cap {
                 max_send_wr: plan.sends.min(device.max_requests),
                 max_recv_wr: plan.recvs.min(device.max_requests),
-                max_send_sge: 1,
+                max_send_sge: device.max_pieces.clamp(1, SEND_PIECES),
                 max_recv_sge: 1,
                 max_inline_data: plan.inline_bytes,
             },

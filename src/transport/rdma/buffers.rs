@@ -8,6 +8,7 @@ use crate::error::{Result, fail};
 use crate::verbs::abi::ibv_sge;
 use crate::verbs::device::Device;
 use crate::verbs::memory::Memory;
+use crate::verbs::posting::SendRequest;
 
 /// 32 buffers, 2 MiB: the first slab; enough for a group's collectives and messages both ways.
 const FIRST_SLAB: usize = 32;
@@ -121,13 +122,15 @@ impl Slabs {
 pub struct Rooms {
     memory: Memory,
     free: Vec<u16>,
+    /// For each room the channel whose caller's memory is sent behind it, if such is.
+    lent: Vec<Option<u32>>,
 }
 
 impl Rooms {
     /// Rooms of a new wire.
     pub fn new(device: &Arc<Device>, count: usize) -> Result<Rooms> {
         let memory = Memory::register(device, count * BUFFER)?;
-        Ok(Rooms { memory, free: (0..count as u16).collect() })
+        Ok(Rooms { memory, free: (0..count as u16).collect(), lent: vec![None; count] })
     }
 
     /// Rooms in all.
@@ -145,14 +148,19 @@ impl Rooms {
         self.free.pop()
     }
 
-    /// It is free again.
-    pub fn give_back(&mut self, room: u64) -> Result<()> {
+    /// Memory of a caller is sent behind it, over this channel.
+    pub fn lend(&mut self, room: u16, channel: u32) {
+        self.lent[usize::from(room)] = Some(channel);
+    }
+
+    /// It is free again: the channel whose caller's memory was sent behind it, if such was.
+    pub fn give_back(&mut self, room: u64) -> Result<Option<u32>> {
         let place = room as u16;
         if room >= self.total() as u64 || self.free.contains(&place) {
             fail!(Internal, "the send {room} completed, but was never posted");
         }
         self.free.push(place);
-        Ok(())
+        Ok(self.lent[usize::from(place)].take())
     }
 
     /// Where its bytes are.
@@ -160,8 +168,9 @@ impl Rooms {
         self.memory.at(usize::from(room) * BUFFER, BUFFER)
     }
 
-    /// The request that sends its first bytes.
-    pub fn request(&self, room: u16, len: usize) -> (u64, ibv_sge) {
-        (u64::from(room), self.memory.piece(usize::from(room) * BUFFER, len))
+    /// The request that sends its first bytes, and then what is lent.
+    pub fn request(&self, room: u16, len: usize, lent: Option<ibv_sge>) -> SendRequest {
+        let piece = self.memory.piece(usize::from(room) * BUFFER, len);
+        SendRequest::new(room.into(), piece, lent)
     }
 }

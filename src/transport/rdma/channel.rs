@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::buffers::Buffer;
 use super::{CREDIT_MESSAGES, CREDITS};
 use crate::error::{Result, fail};
+use crate::verbs::abi::ibv_sge;
 use crate::wait::Wake;
 
 /// Which ways bytes go.
@@ -68,8 +69,30 @@ pub struct Channel {
     pub bell: Arc<Wake>,
     /// Whether that sleeps.
     pub asleep: bool,
-    /// Whether it wants a room.
+    /// Whether it waits for a send to complete: for its room, or because it sends memory of a caller's.
     pub hungry: bool,
+    /// Messages with memory of a caller's that the device may still read.
+    pub lent: usize,
+    /// Those that it has sent since the channel's last turn.
+    pub returned: usize,
+}
+
+/// A message of data to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Filled {
+    /// The room of its header.
+    pub room: u16,
+    /// Bytes behind that in the room.
+    pub copied: usize,
+    /// What follows those, of a caller's memory.
+    pub lent: Option<ibv_sge>,
+}
+
+impl Filled {
+    /// Bytes of data.
+    pub fn len(&self) -> usize {
+        self.copied + self.lent.map_or(0, |piece| piece.length as usize)
+    }
 }
 
 impl Channel {
@@ -88,6 +111,8 @@ impl Channel {
             bell,
             asleep: false,
             hungry: false,
+            lent: 0,
+            returned: 0,
         }
     }
 

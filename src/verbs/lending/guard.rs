@@ -1,0 +1,245 @@
+//! How the kernel tells that memory has gone: a userfaultfd. Only its events are used; pages are never
+//! protected, so that no page fault is ever ours to answer.
+//!
+//! A thread that unmaps watched memory, gives its pages back or moves it, waits in the kernel until the
+//! event was read. The change itself comes before the event or after it, so neither tells whether an
+//! address still has the memory that it had. What does: from before any change until its event was read
+//! the kernel counts the change ([`Guard::is_quiet`] sees that), and events are read with the table
+//! locked. So whoever has the table locked, finds a span in it and no change under way, has the memory that
+//! was registered: any that had been put in its place would have followed a change whose event was read and
+//! taken in before.
+
+use std::ffi::c_void;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+
+use rustix::io::Errno;
+use rustix::ioctl::{Updater, ioctl, opcode};
+use rustix::mm::{UserfaultfdFlags, userfaultfd};
+
+use super::table::Span;
+
+/// `UFFD_API`
+const API: u64 = 0xaa;
+/// `UFFD_USER_MODE_ONLY`, since Linux 5.11: needs no privilege.
+const USER_MODE_ONLY: u32 = 1;
+/// `UFFD_FEATURE_PAGEFAULT_FLAG_WP`, `_EVENT_REMAP`, `_EVENT_REMOVE`, `_EVENT_UNMAP`.
+const FEATURES: u64 = 1 | 1 << 2 | 1 << 3 | 1 << 6;
+/// `UFFDIO_REGISTER_MODE_WP`
+const MODE_WP: u64 = 1 << 1;
+/// Parts of a span that are unwatched one by one, where that does not do for the whole.
+const PARTS: usize = 1024;
+/// `UFFD_EVENT_REMAP`, `_REMOVE`, `_UNMAP`
+const REMAP: u8 = 0x14;
+const REMOVE: u8 = 0x15;
+const UNMAP: u8 = 0x16;
+
+/// `struct uffdio_api`
+#[repr(C)]
+struct Api {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+/// `struct uffdio_register`
+#[repr(C)]
+struct Register {
+    start: u64,
+    len: u64,
+    mode: u64,
+    ioctls: u64,
+}
+
+/// `struct uffdio_range`
+#[repr(C)]
+struct Stretch {
+    start: u64,
+    len: u64,
+}
+
+/// `struct uffdio_copy`
+#[derive(Default)]
+#[repr(C)]
+struct Copy {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    copied: i64,
+}
+
+/// `struct uffd_msg`; what an event says depends on it.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Message {
+    event: u8,
+    _spare: [u8; 7],
+    said: [u64; 3],
+}
+
+/// What has become of memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It is not there any more.
+    Unmapped(Span),
+    /// Its pages were given back: it reads as zeros.
+    Emptied(Span),
+    /// It is somewhere else, and watched there.
+    Moved(Span, Span),
+}
+
+/// Tells when watched memory goes.
+pub struct Guard(OwnedFd);
+
+impl Guard {
+    /// One that watches nothing; an error where the kernel, or a sandbox, has none for us.
+    pub fn new() -> Result<Guard, Errno> {
+        let flags = libc::O_CLOEXEC as u32 | libc::O_NONBLOCK as u32 | USER_MODE_ONLY;
+        // SAFETY: what is watched with it stays as it is.
+        let fd = unsafe { userfaultfd(UserfaultfdFlags::from_bits_retain(flags)) }?;
+        let mut api = Api { api: API, features: FEATURES, ioctls: 0 };
+        const OPEN: u32 = opcode::read_write::<Api>(0xaa, 0x3f);
+        // SAFETY: this is the opcode's argument.
+        unsafe { ioctl(&fd, Updater::<OPEN, Api>::new(&mut api)) }?;
+        Ok(Guard(fd))
+    }
+
+    /// Watches this span of whole pages, of which some may be watched already.
+    pub fn watch(&self, span: &Span) -> Result<(), Errno> {
+        let (start, len) = (span.start as u64, span.len() as u64);
+        let mut request = Register { start, len, mode: MODE_WP, ioctls: 0 };
+        const REGISTER: u32 = opcode::read_write::<Register>(0xaa, 0x00);
+        // SAFETY: this is the opcode's argument; without protected pages nothing changes for the program.
+        unsafe { ioctl(&self.0, Updater::<REGISTER, Register>::new(&mut request)) }
+    }
+
+    /// Watches it no more, as far as it is still there. What stayed watched once this is gone would have
+    /// whoever unmaps it wait for ever, if a forked child still had the descriptor.
+    pub fn unwatch(&self, span: &Span) {
+        if self.unwatch_all(span).is_ok() {
+            return;
+        }
+        // Something else is there now, in part, which cannot be watched and so not be unwatched.
+        let step = page_size().max(span.len() / PARTS / page_size() * page_size());
+        for start in span.clone().step_by(step) {
+            // Nothing to be done: this is not watched.
+            let _ = self.unwatch_all(&(start..span.end.min(start + step)));
+        }
+    }
+
+    fn unwatch_all(&self, span: &Span) -> Result<(), Errno> {
+        let mut stretch = Stretch { start: span.start as u64, len: span.len() as u64 };
+        const UNREGISTER: u32 = opcode::read::<Stretch>(0xaa, 0x01);
+        // SAFETY: this is the opcode's argument, which the kernel only reads.
+        unsafe { ioctl(&self.0, Updater::<UNREGISTER, Stretch>::new(&mut stretch)) }
+    }
+
+    /// Whether no change to watched memory is under way. The kernel refuses to copy while there is one,
+    /// before it looks at what is to be copied: here nothing, which it refuses in another way.
+    pub fn is_quiet(&self) -> bool {
+        let mut nothing = Copy::default();
+        const COPY: u32 = opcode::read_write::<Copy>(0xaa, 0x03);
+        // SAFETY: this is the opcode's argument, and nothing is copied.
+        let refused = unsafe { ioctl(&self.0, Updater::<COPY, Copy>::new(&mut nothing)) };
+        refused == Err(Errno::INVAL)
+    }
+
+    /// Reads events, which lets those go on who waited for that, and tells what they say. Allocates nothing.
+    pub fn read(&self, mut told: impl FnMut(Event)) {
+        let mut messages = [Message::default(); 8];
+        loop {
+            let (fd, room) = (rustix::fd::AsRawFd::as_raw_fd(&self.0), size_of_val(&messages));
+            // SAFETY: there is room for so many bytes; all values are valid for a message.
+            let count = unsafe { libc::read(fd, messages.as_mut_ptr().cast::<c_void>(), room) };
+            let Ok(count @ 1..) = usize::try_from(count) else { return };
+            for message in &messages[..count / size_of::<Message>()] {
+                let [a, b, c] = message.said.map(|word| word as usize);
+                match message.event {
+                    UNMAP => told(Event::Unmapped(a..b)),
+                    REMOVE => told(Event::Emptied(a..b)),
+                    REMAP => told(Event::Moved(a..a.saturating_add(c), b..b.saturating_add(c))),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+impl AsFd for Guard {
+    /// Ready to read when there is an event.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Bytes of a page.
+pub fn page_size() -> usize {
+    static SIZE: OnceLock<usize> = OnceLock::new();
+    // SAFETY: it asks for a number.
+    *SIZE.get_or_init(|| usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096))
+}
+
+/// The whole pages that hold this span.
+pub fn pages(span: &Span) -> Span {
+    let page = page_size();
+    span.start / page * page..span.end.div_ceil(page) * page
+}
+
+/// Whether all of these pages are memory of this process alone, without a file, which includes shared
+/// memory: a file's pages may go, and others come in their place, without any event.
+pub fn is_private(span: &Span) -> bool {
+    std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| is_private_in(&maps, span))
+}
+
+fn is_private_in(maps: &str, span: &Span) -> bool {
+    let mut at = span.start;
+    for line in maps.lines() {
+        // 7f..-7f.. rw-p 00000000 00:00 0   name
+        let mut words = line.split_ascii_whitespace();
+        let (Some(range), Some(access)) = (words.next(), words.next()) else { return false };
+        let hex = |text: &str| usize::from_str_radix(text, 16).ok();
+        let Some((Some(start), Some(end))) = range.split_once('-').map(|(a, b)| (hex(a), hex(b)))
+        else {
+            return false;
+        };
+        if end <= at {
+            continue;
+        }
+        if start > at || !access.ends_with('p') || words.nth(2) != Some("0") {
+            return false;
+        }
+        at = end;
+        if at >= span.end {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_memory_is_told_from_files() {
+        let maps = "\
+55d0c0000000-55d0c0002000 rw-p 00000000 00:00 0                          [heap]
+7f0000000000-7f0000003000 rw-p 00000000 00:00 0
+7f0000003000-7f0000004000 r--p 00000000 00:00 0
+7f0000004000-7f0000005000 rw-s 00000000 00:01 1027                       /dev/zero (deleted)
+7f0000006000-7f0000007000 rw-p 00001000 08:01 4711                       /lib/a file
+";
+        let is = |span: Span| is_private_in(maps, &span);
+        assert!(is(0x55d0c0000000..0x55d0c0002000) && is(0x7f0000001000..0x7f0000004000));
+        assert!(!is(0x7f0000003000..0x7f0000005000) && !is(0x7f0000004000..0x7f0000005000));
+        assert!(!is(0x7f0000005000..0x7f0000006000) && !is(0x7f0000006000..0x7f0000007000));
+        assert!(!is(0x7f0000008000..0x7f0000009000) && !is(0x55d0c0001000..0x55d0c0003000));
+        assert!(!is_private_in("nonsense", &(0..1)));
+        let (own, page) = (vec![1u8; 100_000], page_size());
+        let at = own.as_ptr() as usize;
+        assert!(is_private(&pages(&(at..at + own.len()))) && pages(&(at..at + 1)).len() == page);
+        let code = pages as *const () as usize;
+        assert!(!is_private(&pages(&(code..code + 1))));
+    }
+}

@@ -1,0 +1,396 @@
+//! The registrations of a process, and the threads that see to them.
+//!
+//! A program's thread may wait for our reading of an event in the middle of its allocator, with the lock of
+//! that held: `free` gives memory back. So
+//! - nobody who has the table locked allocates, frees or calls libibverbs, which does both;
+//! - the thread that reads events never does so at all: what has gone is only marked, and another thread
+//!   undoes it, without the lock;
+//! - whoever has the table locked is not interrupted by signals, in whose handlers programs do anything.
+//!
+//! Then the thread that reads events waits for nothing but the table's lock, and who has that waits for
+//! nobody: so every event is read.
+
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{Timespec, poll};
+use rustix::process::{Resource, getrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
+
+use super::guard::{Event, Guard, is_private, page_size, pages};
+use super::table::{Known, Region, Removed, Span, Table};
+use crate::error::{Error, Result};
+use crate::wait::{Deadline, Wake, interest};
+
+/// Looks at a span that is kept while memory is being unmapped; each change takes the time that a thread
+/// needs to wake up.
+const LOOKS: usize = 20;
+/// Between looks at threads that are to end.
+const TICK: Duration = Duration::from_millis(1);
+/// How long a device waits for what was registered on it to be undone; then it is never closed.
+const UNDOING: Duration = Duration::from_secs(10);
+
+/// What a call wants to have registered.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The memory.
+    pub span: Span,
+    /// How many bytes it sends of it.
+    pub sent: u64,
+    /// Its number.
+    pub call: u64,
+}
+
+/// Who registers.
+pub trait Registrar {
+    /// Its number.
+    fn owner(&self) -> u64;
+
+    /// Registers a span. Never called with the table locked.
+    fn register(&self, span: &Span) -> Result<Region>;
+
+    /// Whether that pays for this call alone.
+    fn pays(&self, wish: &Wish) -> bool;
+
+    /// Whether what can be kept is kept at once.
+    fn keeps_at_once(&self) -> bool;
+}
+
+/// All of a process.
+#[derive(Default)]
+pub struct Registrations {
+    // Not parking_lot's: its locks allocate, when a thread first waits for one.
+    inner: Mutex<Inner>,
+    /// Told when there is something to undo, when it was undone, and at the end.
+    changed: Condvar,
+    /// Whoever starts or ends the threads.
+    starting: parking_lot::Mutex<()>,
+    owners: AtomicU64,
+    complained: AtomicBool,
+}
+
+#[derive(Default)]
+struct Inner {
+    table: Table,
+    watch: Watch,
+    /// Threads that are undoing what they took out of the table.
+    undoing: usize,
+}
+
+/// Whether the kernel tells of memory that goes.
+#[derive(Default)]
+enum Watch {
+    #[default]
+    Untried,
+    Refused,
+    By(Arc<Sentry>),
+}
+
+/// What the two threads share.
+struct Sentry {
+    guard: Guard,
+    stop: Wake,
+    /// Set with the table locked: nothing is kept any more.
+    over: AtomicBool,
+    /// Threads that have not ended.
+    threads: AtomicUsize,
+}
+
+impl Inner {
+    fn guard(&self) -> Option<&Guard> {
+        match &self.watch {
+            Watch::By(sentry) => Some(&sentry.guard),
+            _ => None,
+        }
+    }
+}
+
+/// The table, locked, in a thread that no signal interrupts.
+struct Locked<'a> {
+    // In this order.
+    inner: MutexGuard<'a, Inner>,
+    _signals: Held,
+}
+
+/// The signals that this thread takes, which it does not until this is dropped.
+struct Held(libc::sigset_t);
+
+impl Held {
+    fn new() -> Held {
+        let mut old = MaybeUninit::<libc::sigset_t>::uninit();
+        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: both sets are valid for writes, and each is initialised before it is read.
+        unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr());
+            Held(old.assume_init())
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: the mask that was there before.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+    }
+}
+
+impl Registrations {
+    /// A number for another owner.
+    pub fn owner(&self) -> u64 {
+        self.owners.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn lock(&self) -> Locked<'_> {
+        let signals = Held::new();
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { inner, _signals: signals }
+    }
+
+    /// A region for a call that holds what it wishes for, if it is worth it.
+    pub fn lend(self: &Arc<Self>, registrar: &dyn Registrar, wish: &Wish) -> Option<Arc<Region>> {
+        let known = match self.find(registrar.owner(), wish) {
+            Ok(region) => return Some(region),
+            Err(known) => known.filter(|known| *known != Known::Refused)?,
+        };
+        let now = registrar.pays(wish);
+        let wanted = known == Known::Returning || (now && registrar.keeps_at_once());
+        // Whoever needs a guard first asks for it.
+        let sentry = if wanted { self.sentry() } else { None };
+        if sentry.is_none() && !now {
+            return None;
+        }
+        self.make(registrar, wish, sentry.as_deref(), now)
+    }
+
+    /// The region that is there already; else what is known of the span, if it may be registered now.
+    fn find(&self, owner: u64, wish: &Wish) -> std::result::Result<Arc<Region>, Option<Known>> {
+        for _ in 0..LOOKS {
+            let mut locked = self.lock();
+            let found = locked.inner.table.find(owner, &wish.span, wish.call);
+            let quiet = || locked.inner.guard().is_some_and(Guard::is_quiet);
+            match found {
+                None => return Err(Some(locked.inner.table.sight(owner, &wish.span, wish.call))),
+                Some((region, kept)) if !kept || quiet() => return Ok(region),
+                Some((region, _)) => {
+                    // In this order: it may be the last to have it by then.
+                    drop(locked);
+                    drop(region);
+                    std::thread::yield_now();
+                }
+            }
+        }
+        Err(None)
+    }
+
+    /// Registers what is wished for: to be kept, where there is a guard; else, and where it cannot be kept,
+    /// for this call, if that is worth it `now`.
+    fn make(
+        &self,
+        registrar: &dyn Registrar,
+        wish: &Wish,
+        sentry: Option<&Sentry>,
+        now: bool,
+    ) -> Option<Arc<Region>> {
+        let (owner, budget) = (registrar.owner(), budget());
+        let span = if sentry.is_some() { pages(&wish.span) } else { wish.span.clone() };
+        let mut removed = Removed::default();
+        let mut locked = self.lock();
+        let table = &mut locked.inner.table;
+        let place = table.reserve(owner, &span, wish.call, sentry.is_some(), budget, &mut removed);
+        self.undo(locked, removed);
+        let place = place?;
+        // Watched first: what goes while it is registered is told of.
+        let keep = sentry.is_some_and(|s| s.guard.watch(&span).is_ok() && is_private(&span));
+        let outcome = match keep || now {
+            true => registrar.register(&span).map(Arc::new).map_err(Some),
+            false => Err(None),
+        };
+        let region = outcome.as_ref().ok();
+        let mut locked = self.lock();
+        let keep = keep && sentry.is_some_and(|s| !s.over.load(Ordering::Relaxed));
+        let table = &mut locked.inner.table;
+        let in_vain = table.fill(place, region, keep);
+        if let (true, Some(sentry)) = (in_vain, sentry) {
+            table.let_pass(owner, &wish.span);
+            table.parts_without(span, &mut |part| sentry.guard.unwatch(&part));
+        }
+        let news = matches!(outcome, Err(Some(_))) && table.refuse(owner, &wish.span);
+        drop(locked);
+        if let (true, Err(Some(e))) = (news, &outcome) {
+            match self.complained.swap(true, Ordering::Relaxed) {
+                false => log::info!("memory that cannot be registered is copied: {e}"),
+                true => log::debug!("{e}"),
+            }
+        }
+        outcome.ok()
+    }
+
+    /// Undoes what was taken out of the table.
+    fn undo(&self, mut locked: Locked<'_>, removed: Removed) {
+        if removed.is_empty() {
+            return;
+        }
+        locked.inner.undoing += 1;
+        if let Some(guard) = locked.inner.guard() {
+            locked.inner.table.unwatched(&removed, |part| guard.unwatch(&part));
+        }
+        drop(locked);
+        drop(removed);
+        self.lock().inner.undoing -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Undoes all that is kept for an owner, and waits until what others are undoing is undone: true if
+    /// the owner may end.
+    pub fn forget(&self, owner: u64) -> bool {
+        let mut removed = Removed::default();
+        let mut locked = self.lock();
+        locked.inner.table.remove(true, Some(owner), &mut removed);
+        self.undo(locked, removed);
+        let Locked { mut inner, _signals } = self.lock();
+        let deadline = Deadline::after(Some(UNDOING));
+        while inner.undoing > 0 && !deadline.passed() {
+            let waited = self.changed.wait_timeout(inner, TICK);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let done = inner.undoing == 0;
+        // In this order.
+        drop(inner);
+        drop(_signals);
+        done
+    }
+
+    /// Undoes all that is kept, and ends the threads: at the end of all groups.
+    pub fn settle(&self, deadline: Deadline) {
+        let _starting = self.starting.lock();
+        let mut removed = Removed::default();
+        let mut locked = self.lock();
+        locked.inner.table.remove(true, None, &mut removed);
+        let sentry = match &locked.inner.watch {
+            Watch::By(sentry) => Some(sentry.clone()),
+            _ => None,
+        };
+        if let Some(sentry) = &sentry {
+            sentry.over.store(true, Ordering::Relaxed);
+        }
+        self.undo(locked, removed);
+        let Some(sentry) = sentry else { return };
+        let before = std::mem::take(&mut self.lock().inner.watch);
+        self.changed.notify_all();
+        sentry.stop.wake();
+        while sentry.threads.load(Ordering::Acquire) > 0 && !deadline.passed() {
+            std::thread::sleep(TICK);
+        }
+        drop(before);
+    }
+
+    /// The guard and its threads, made when they are first needed; `None` where there can be none.
+    fn sentry(self: &Arc<Self>) -> Option<Arc<Sentry>> {
+        let _starting = self.starting.lock();
+        match &self.lock().inner.watch {
+            Watch::By(sentry) => return Some(sentry.clone()),
+            Watch::Refused => return None,
+            Watch::Untried => {}
+        }
+        let started = self.start();
+        if let Err(e) = &started {
+            log::info!("registered memory is not kept: the kernel does not tell when it goes: {e}");
+        }
+        let sentry = started.ok();
+        self.lock().inner.watch = sentry.clone().map_or(Watch::Refused, Watch::By);
+        sentry
+    }
+
+    fn start(self: &Arc<Self>) -> Result<Arc<Sentry>> {
+        let guard = Guard::new().map_err(|e| Error::system("userfaultfd", e))?;
+        let (over, threads) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let sentry = Arc::new(Sentry { guard, stop: Wake::new()?, over, threads });
+        for (name, body) in
+            [("mlxd-watch", Self::hear as fn(&Self, &Sentry)), ("mlxd-unpin", Self::bury)]
+        {
+            let (this, theirs) = (self.clone(), sentry.clone());
+            sentry.threads.fetch_add(1, Ordering::Relaxed);
+            let started = crate::thread::spawn(name, move || {
+                body(&this, &theirs);
+                theirs.threads.fetch_sub(1, Ordering::Release);
+            });
+            if let Err(e) = started {
+                // The first of them ends, if it was started.
+                sentry.over.store(true, Ordering::Relaxed);
+                sentry.stop.wake();
+                return Err(e);
+            }
+        }
+        Ok(sentry)
+    }
+
+    /// Hears what the kernel tells, until the end. Allocates nothing.
+    fn hear(&self, sentry: &Sentry) {
+        loop {
+            let over = sentry.over.load(Ordering::Relaxed);
+            let (guard, stop) = (sentry.guard.as_fd(), sentry.stop.as_fd());
+            let mut fds = [interest(guard, true, false), interest(stop, !over, false)];
+            let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
+            // Whatever comes of it, there is nothing better to do than to look.
+            let _ = poll(&mut fds, over.then_some(&tick));
+            // This thread takes no signals.
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let (mut struck, table) = (false, &mut inner.table);
+            sentry.guard.read(|event| match event {
+                Event::Unmapped(span) => struck |= table.strike(&span, true),
+                Event::Emptied(span) => struck |= table.strike(&span, false),
+                Event::Moved(from, to) => {
+                    struck |= table.strike(&from, false);
+                    struck |= table.strike(&to, false);
+                    table.parts_without(to, &mut |part| sentry.guard.unwatch(&part));
+                }
+            });
+            // Whoever still waits for an event must not wait in vain.
+            let last = over && !inner.table.is_watched() && sentry.guard.is_quiet();
+            drop(inner);
+            if struck {
+                self.changed.notify_all();
+            }
+            if last {
+                return;
+            }
+        }
+    }
+
+    /// Undoes what was struck, until the end.
+    fn bury(&self, sentry: &Sentry) {
+        loop {
+            let mut removed = Removed::default();
+            let Locked { mut inner, _signals } = self.lock();
+            inner.table.remove(false, None, &mut removed);
+            while removed.is_empty() {
+                if sentry.over.load(Ordering::Relaxed) {
+                    return;
+                }
+                inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+                inner.table.remove(false, None, &mut removed);
+            }
+            self.undo(Locked { inner, _signals }, removed);
+        }
+    }
+}
+
+/// Bytes that may be registered at once: half of what the process may lock, so that buffers of worlds to
+/// come have the other; of one that may lock all, a quarter of the memory.
+fn budget() -> usize {
+    let limit = getrlimit(Resource::Memlock).current;
+    let may_lock_all = capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    match limit {
+        Some(bytes) if !may_lock_all => usize::try_from(bytes / 2).unwrap_or(usize::MAX),
+        _ => {
+            // SAFETY: it asks for a number.
+            let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
+            usize::try_from(pages).unwrap_or(0).saturating_mul(page_size()) / 4
+        }
+    }
+}
