@@ -234,7 +234,8 @@ impl QueuePair {
         let attributes = ibv_qp_attr {
             qp_state: IBV_QPS_INIT,
             port_num: self.device().port,
-            qp_access_flags: IBV_ACCESS_LOCAL_WRITE,
+            // Nothing is registered for it: for probes, which write nothing.
+            qp_access_flags: IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE,
             ..ibv_qp_attr::default()
         };
         let mask = IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS;
@@ -373,6 +374,31 @@ impl QueuePair {
             check("ibv_post_send", unsafe { post(self.qp.as_ptr(), first, &mut bad) })?;
         }
         Ok(())
+    }
+
+    /// Posts a write of nothing, which completes under this number once the other end's device has
+    /// answered it, whether anybody looks at that or not. It meets no receive, and changes no memory.
+    pub fn post_probe(&self, id: u64) -> Result<()> {
+        // SAFETY: the queue pair's context is open as long as it is.
+        let post = unsafe { (*self.qp.as_ref().context).ops.post_send };
+        let Some(post) = post else {
+            fail!(Backend, "the driver of {} posts no sends", self.device().name);
+        };
+        let mut request = ibv_send_wr {
+            wr_id: id,
+            next: std::ptr::null_mut(),
+            sg_list: std::ptr::null_mut(),
+            num_sge: 0,
+            opcode: IBV_WR_RDMA_WRITE,
+            send_flags: IBV_SEND_SIGNALED,
+            imm_data: 0,
+            wr: [0; 4],
+            qp_type: 0,
+            bind_mw: [0; 6],
+        };
+        let mut bad = std::ptr::null_mut();
+        // SAFETY: the request lives until it returns, and has no memory.
+        check("ibv_post_send of a probe", unsafe { post(self.qp.as_ptr(), &mut request, &mut bad) })
     }
 
     fn queue(&self, queue: Queue) -> NonNull<ibv_cq> {

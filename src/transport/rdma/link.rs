@@ -34,8 +34,8 @@ pub struct RdmaLink {
     wire: Arc<Wire>,
     /// This end's number of the channel.
     number: u32,
-    /// The sign of life.
-    stream: TcpStream,
+    /// The sign of life, where there is one.
+    stream: Option<TcpStream>,
     /// The far end, for messages: `rank 1 (10.0.0.2:5001)`.
     peer: String,
     sends: Sends,
@@ -63,16 +63,16 @@ pub struct RdmaLink {
 unsafe impl Send for RdmaLink {}
 
 impl RdmaLink {
-    /// A link over a channel that both ends have opened. The stream is connected to the peer, and
-    /// nothing more will be sent over it.
+    /// A link over a channel that both ends have opened; the stream is connected to the peer, and
+    /// nothing more will be sent over it. Or, without one, that they open under the same name.
     pub(super) fn new(
         wire: Arc<Wire>,
         number: u32,
-        stream: TcpStream,
+        stream: Option<TcpStream>,
         peer: String,
         bell: Arc<Wake>,
     ) -> Result<RdmaLink> {
-        let wakes = watch(&wire, &bell, &stream);
+        let wakes = watch(&wire, &bell, stream.as_ref());
         let link = |wakes| RdmaLink {
             wire: wire.clone(),
             number,
@@ -173,11 +173,12 @@ impl RdmaLink {
     fn wake_up(&mut self) {
         self.bell.clear();
         if self.gone.is_none()
-            && let Some(why) = ended(&self.stream, &self.peer)
+            && let Some(stream) = &self.stream
+            && let Some(why) = ended(stream, &self.peer)
         {
             self.gone = Some((Instant::now(), why));
             // It would be ready for ever.
-            if let Err(e) = epoll::delete(&self.wakes, &self.stream) {
+            if let Err(e) = epoll::delete(&self.wakes, stream) {
                 log::debug!("epoll: {e}");
             }
         }
@@ -204,10 +205,10 @@ impl RdmaLink {
 }
 
 /// Ready to read when one of these is.
-fn watch(wire: &Wire, bell: &Wake, stream: &TcpStream) -> Result<OwnedFd> {
+fn watch(wire: &Wire, bell: &Wake, stream: Option<&TcpStream>) -> Result<OwnedFd> {
     let system = |e| Error::system("epoll", e);
     let all = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system)?;
-    for fd in [wire.as_fd(), bell.as_fd(), stream.as_fd()] {
+    for fd in [wire.as_fd(), bell.as_fd()].into_iter().chain(stream.map(AsFd::as_fd)) {
         epoll::add(&all, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
             .map_err(system)?;
     }
@@ -222,7 +223,9 @@ impl Drop for RdmaLink {
         let unsent = &mut unsent.chain(self.filled.drain(..).map(|(room, _)| room));
         self.wire.close(self.number, &mut unread.chain(self.read.drain(..)), unsent);
         // Also where a forked child still has the descriptor.
-        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+        if let Some(stream) = &self.stream {
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+        }
     }
 }
 
@@ -271,6 +274,10 @@ impl Link for RdmaLink {
     fn cancel(&mut self) {
         self.sends.clear();
         self.recvs.clear();
+    }
+
+    fn stir(&mut self) {
+        self.wire.stir();
     }
 
     fn interest(&self) -> Option<Interest<'_>> {

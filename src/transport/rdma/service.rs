@@ -146,6 +146,9 @@ impl Wire {
             // What becomes of a wire after that is no news.
             _ if state.left => Standing::Closed,
             Some(end) => Standing::Failed(end.clone()),
+            None if channel.refused.is_some() => {
+                channel.refused.clone().map_or(Standing::Closed, Standing::Failed)
+            }
             None if open => Standing::Open,
             None => Standing::Closed,
         }
@@ -176,6 +179,7 @@ impl Wire {
         let state = &mut *state;
         let mut outcome = self.pair.arm(Queue::Recv);
         let due = state.channels.get(&number).is_some_and(|channel| channel.untold >= CREDITS_DUE);
+        let due = due || state.control.wants_room();
         if sends || due {
             outcome = outcome.and_then(|()| self.pair.arm(Queue::Send));
         }
@@ -185,10 +189,12 @@ impl Wire {
         }
         self.look(state);
         let (free, over) = (state.rooms.free(), state.end.is_some() || state.is_over());
+        let wants_room = !due && state.control.wants_room();
         let Some(channel) = state.channels.get_mut(&number) else { return false };
         let can_send = sends && channel.credits > 0 && channel.peer.is_some();
         let can_receive = receives && !channel.landed.is_empty();
-        if can_receive || over || channel.closed || ((can_send || due) && free > 0) {
+        let nothing_more = over || channel.closed || channel.refused.is_some();
+        if can_receive || nothing_more || wants_room || ((can_send || due) && free > 0) {
             return false;
         }
         channel.asleep = true;

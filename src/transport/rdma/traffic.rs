@@ -4,7 +4,8 @@ use super::buffers::Buffer;
 use super::channel::{Channel, Landed};
 use super::message::{HEADER_BYTES, Header, Kind};
 use super::wire::{State, Wire};
-use super::{CREDITS_DUE, PAYLOAD};
+use super::control::PROBE;
+use super::{CONTROL, CREDITS_DUE, PAYLOAD};
 use crate::error::{Error, Result, Status, fail};
 use crate::verbs::abi::{
     IBV_WC_RETRY_EXC_ERR, IBV_WC_SUCCESS, IBV_WC_WR_FLUSH_ERR, ibv_sge, ibv_wc, wc_status,
@@ -55,7 +56,7 @@ impl Wire {
             self.free_rooms(state)?;
             self.close_all(state)?;
         }
-        Ok(())
+        self.speak(state)
     }
 
     fn received(&self, state: &mut State, completion: &ibv_wc) -> Result<()> {
@@ -80,6 +81,15 @@ impl Wire {
                 _ => state.left = true,
             }
             state.channels.values_mut().for_each(Channel::wake);
+            state.repost(&mut std::iter::once(buffer));
+            return Ok(());
+        }
+        if header.channel == CONTROL {
+            state.control.refill(header.credits.into())?;
+            let from = bytes.wrapping_add(HEADER_BYTES);
+            // SAFETY: the device has written so many bytes there, and the buffer is this thread's now.
+            let data = unsafe { std::slice::from_raw_parts(from, header.length as usize) };
+            self.heard(state, header.kind, data)?;
             state.repost(&mut std::iter::once(buffer));
             return Ok(());
         }
@@ -148,7 +158,10 @@ impl Wire {
                 if !(state.left && completion.status != IBV_WC_SUCCESS) {
                     self.check(completion)?;
                 }
-                state.rooms.give_back(completion.wr_id)?;
+                match completion.wr_id {
+                    PROBE => state.probing = false,
+                    room => state.rooms.give_back(room)?,
+                }
             }
             if count > 0 {
                 state
@@ -177,6 +190,7 @@ impl Wire {
             if channel.closed {
                 state.forget(number);
             }
+            state.forget_if_refused(number);
         }
         Ok(())
     }
@@ -187,7 +201,7 @@ impl Wire {
             return;
         }
         let sent = match state.rooms.take() {
-            Some(room) => self.send(state, 0, kind, &[(room, 0)]),
+            Some(room) => self.send(state, CONTROL, kind, &[(room, 0)]),
             None => Ok(()),
         };
         if let Err(e) = sent {
@@ -208,7 +222,7 @@ impl Wire {
     }
 
     /// Sends rooms with so many bytes of data each, as the next messages of a channel.
-    fn send(
+    pub(super) fn send(
         &self,
         state: &mut State,
         number: u32,
@@ -218,7 +232,8 @@ impl Wire {
         let mut requests: Vec<(u64, ibv_sge)> = Vec::with_capacity(rooms.len());
         for (room, len) in rooms {
             let (peer, credits) = match (kind, state.channels.get_mut(&number)) {
-                (Kind::Goodbye | Kind::Hello, _) => (0, 0),
+                (Kind::Goodbye | Kind::Hello, _) => (CONTROL, 0),
+                _ if number == CONTROL => (CONTROL, state.control.tell()),
                 (_, Some(Channel { peer: None, .. }) | None) => {
                     fail!(Internal, "a message for channel {number}, which is not open")
                 }
@@ -286,6 +301,14 @@ impl State {
     pub(super) fn repost(&mut self, buffers: &mut dyn Iterator<Item = Buffer>) {
         for buffer in buffers {
             self.reposts.push(self.slabs.request(buffer));
+        }
+    }
+
+    /// The peer never opened a channel that this end has closed: nothing comes for it.
+    pub(super) fn forget_if_refused(&mut self, number: u32) {
+        let over = |channel: &Channel| channel.refused.is_some() && channel.dropped;
+        if self.channels.get(&number).is_some_and(over) {
+            self.forget(number);
         }
     }
 

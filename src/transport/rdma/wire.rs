@@ -9,9 +9,10 @@ use parking_lot::Mutex;
 
 use super::buffers::{MOST, ROOMS, Rooms, Slabs};
 use super::channel::Channel;
+use super::control::Control;
 use super::message::Kind as Said;
 use super::opening::Orphan;
-use super::{BUFFER, Introduction};
+use super::{BUFFER, CONTROL, Introduction, WIRE_RECEIVES};
 use crate::error::{Error, Result, Status, fail};
 use crate::verbs::abi::{ibv_sge, ibv_wc};
 use crate::verbs::device::Device;
@@ -38,6 +39,10 @@ pub(super) struct State {
     pub(super) slabs: Slabs,
     pub(super) rooms: Rooms,
     pub(super) channels: HashMap<u32, Channel>,
+    /// The channel that is none of those.
+    pub(super) control: Control,
+    /// Whether a probe is under way.
+    pub(super) probing: bool,
     /// The number of the next channel: never one that was there before.
     pub(super) next: u32,
     /// Messages sent and received.
@@ -72,8 +77,11 @@ impl Stub {
     /// A queue pair on this device, `None`: of type rc, unless the device has no such.
     pub fn new(device: &Arc<Device>, kind: Option<Kind>) -> Result<Stub> {
         let most = MOST.min(device.max_requests as usize).min(device.max_completions as usize);
-        let rooms = ROOMS.min(device.max_requests as usize).min(device.max_completions as usize);
-        let plan = Plan { kind, sends: rooms as u32, recvs: most as u32, inline_bytes: INLINE };
+        // Beside them there is a probe.
+        let sends = (ROOMS + 1).min(device.max_requests as usize);
+        let sends = sends.min(device.max_completions as usize);
+        let rooms = sends.saturating_sub(1).max(1);
+        let plan = Plan { kind, sends: sends as u32, recvs: most as u32, inline_bytes: INLINE };
         let pair = QueuePair::new(device, plan)?;
         let first_packet =
             getrandom::u32().map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
@@ -81,7 +89,9 @@ impl Stub {
             slabs: Slabs::new(most),
             rooms: Rooms::new(device, rooms)?,
             channels: HashMap::new(),
-            next: 0,
+            control: Control::new(),
+            probing: false,
+            next: CONTROL + 1,
             sent: 0,
             heard: 0,
             met: false,
@@ -95,8 +105,7 @@ impl Stub {
         };
         let first_packet = first_packet & 0xff_ffff;
         let mut stub = Stub { pair, device: device.clone(), state, first_packet };
-        // For the peer's first and last message; all others are promised to channels.
-        let Some(requests) = stub.state.slabs.promise(device, 2)? else {
+        let Some(requests) = stub.state.slabs.promise(device, WIRE_RECEIVES)? else {
             fail!(Unavailable, "{} takes no receives", device.name);
         };
         // SAFETY: the slabs are in the state, which goes after the queue pair; a buffer is touched only
@@ -203,6 +212,13 @@ impl Wire {
         }
     }
 
+    /// Whether the peer has said goodbye.
+    pub fn has_left(&self) -> bool {
+        let mut state = self.state.lock();
+        self.look(&mut state);
+        state.left
+    }
+
     /// Waits until the peer's device has what was sent, or nobody is there to have it.
     pub fn settle(&self, deadline: Deadline) {
         loop {
@@ -241,7 +257,7 @@ impl Drop for Wire {
         }
         // Buffers that have landed are not posted.
         let landed: usize = state.channels.values().map(|channel| channel.landed.len()).sum();
-        let sending = state.rooms.total() - state.rooms.free();
+        let sending = state.rooms.total() - state.rooms.free() + usize::from(state.probing);
         let mut left = (state.slabs.total() + sending).saturating_sub(landed);
         let mut deadline = Deadline::after(Some(FLUSH));
         let mut done = [ibv_wc::default(); 16];
