@@ -2,9 +2,9 @@
 
 use super::buffers::Buffer;
 use super::channel::{Channel, Landed};
+use super::control::PROBE;
 use super::message::{HEADER_BYTES, Header, Kind};
 use super::wire::{State, Wire};
-use super::control::PROBE;
 use super::{CONTROL, CREDITS_DUE, PAYLOAD};
 use crate::error::{Error, Result, Status, fail};
 use crate::verbs::abi::{
