@@ -186,13 +186,13 @@ fn constants_are_theirs() {
         }
         ibv_qp_type { IBV_QPT_RC, IBV_QPT_UC }
         ibv_qp_state { IBV_QPS_RESET, IBV_QPS_INIT, IBV_QPS_RTR, IBV_QPS_RTS, IBV_QPS_ERR }
-        ibv_wr_opcode { IBV_WR_SEND }
+        ibv_wr_opcode { IBV_WR_RDMA_WRITE, IBV_WR_SEND }
         ibv_wc_status {
             IBV_WC_SUCCESS, IBV_WC_WR_FLUSH_ERR, IBV_WC_RETRY_EXC_ERR, IBV_WC_RNR_RETRY_EXC_ERR,
         }
     };
     all.extend(constants! { bits
-        ibv_access_flags { IBV_ACCESS_LOCAL_WRITE }
+        ibv_access_flags { IBV_ACCESS_LOCAL_WRITE, IBV_ACCESS_REMOTE_WRITE }
         ibv_send_flags { IBV_SEND_SIGNALED, IBV_SEND_INLINE }
         ibv_qp_attr_mask {
             IBV_QP_STATE, IBV_QP_ACCESS_FLAGS, IBV_QP_PKEY_INDEX, IBV_QP_PORT, IBV_QP_AV,

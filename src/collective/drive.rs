@@ -59,9 +59,11 @@ impl<'a> Patience<'a> {
         self.deadline.or(self.notice)
     }
 
-    /// Called when nothing has moved: the error of having waited too long, `what` for.
-    pub fn wears_off(&mut self, what: impl FnOnce() -> String) -> Result<()> {
-        if self.notice.passed() {
+    /// Called when nothing has moved: whether the others were told so just now, or the error of having
+    /// waited too long, `what` for.
+    pub fn wears_off(&mut self, what: impl FnOnce() -> String) -> Result<bool> {
+        let notice = self.notice.passed();
+        if notice {
             (self.notify)();
             self.notice = Deadline::after(Some(NEXT_NOTICE));
         }
@@ -69,7 +71,7 @@ impl<'a> Patience<'a> {
             Some(limit) if self.deadline.passed() => {
                 fail!(Timeout, "no progress for {} ms; {}", limit.as_millis(), what())
             }
-            _ => Ok(()),
+            _ => Ok(notice),
         }
     }
 }
@@ -113,7 +115,9 @@ pub unsafe fn drive(
         if !std::mem::replace(&mut slept, true) {
             patience.renew();
         }
-        patience.wears_off(|| engine.waits_for())?;
+        if patience.wears_off(|| engine.waits_for())? {
+            engine.links().iter().for_each(|number| links.get_mut(*number).stir());
+        }
         let mut fds = Vec::with_capacity(1 + engine.links().len());
         fds.push(interest(health.as_fd(), true, false));
         for number in engine.links() {

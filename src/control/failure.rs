@@ -28,7 +28,7 @@ impl World {
     pub fn fail_unmade(&self, group: u64, ranks: &[usize], cause: &Error) {
         let others = ranks.iter().copied().filter(|rank| *rank != self.rank).collect();
         let fail = Message::Fail { group, cause: cause.clone() };
-        self.reactor.tell(self.key(), others, fail);
+        self.tell(others, fail);
         self.forget(group);
     }
 
@@ -36,7 +36,7 @@ impl World {
     pub(super) fn announce_failure(&self, member: &Member) {
         if let (Err(cause), false) = (member.health.check(), self.gone.load(Ordering::Relaxed)) {
             let fail = Message::Fail { group: member.group, cause };
-            self.reactor.tell(self.key(), self.others(member), fail);
+            self.tell(self.others(member), fail);
         }
     }
 
@@ -67,7 +67,7 @@ impl World {
 
     fn tell_stall(&self, member: &Member, to: Vec<usize>, wait: Wait) {
         let Member { group, parent, .. } = *member;
-        self.reactor.tell(self.key(), to, Message::Stalled { group, parent, wait });
+        self.tell(to, Message::Stalled { group, parent, wait });
     }
 
     /// `group` has failed on another rank.
@@ -98,7 +98,7 @@ impl World {
                 // Should it be in the making here after all.
                 shared.note_early_failure(group, cause.clone());
                 shared.arrived.retain(|key, _| key.group != group);
-                self.reactor.tell(self.key(), vec![peer], Message::Absent { group, wait, cause });
+                self.tell(vec![peer], Message::Absent { group, wait, cause });
             }
             return;
         };
@@ -169,7 +169,7 @@ impl World {
         if announce {
             let peers = (0..self.size).filter(|rank| *rank != self.rank && *rank != lost).collect();
             let cause = Error::new(Status::PeerLost, cause);
-            self.reactor.tell(self.key(), peers, Message::Lost { rank: lost, cause });
+            self.tell(peers, Message::Lost { rank: lost, cause });
         }
         for member in groups {
             member.health.fail(self.lost_error(&member, lost, cause));
@@ -201,7 +201,8 @@ impl World {
     pub fn has_left(&self, peer: usize, health: &Health, limit: Duration) -> bool {
         let deadline = Deadline::after(Some(limit));
         let mut shared = self.shared.lock();
-        while health.check().is_ok() {
+        // Nothing of that comes where there are no lines.
+        while self.has_lines && health.check().is_ok() {
             if matches!(shared.presence[peer], Presence::Left) {
                 return true;
             }
@@ -230,7 +231,9 @@ impl World {
             member.health.close(finalized());
         }
         self.wake_waiters();
-        self.reactor.leave(self.key());
+        if self.has_lines {
+            self.reactor.leave(self.key());
+        }
     }
 }
 

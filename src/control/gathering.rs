@@ -191,11 +191,7 @@ impl Gathering {
             Ok(Some(Message::Join { settings, addresses, .. }))
                 if settings != self.settings || addresses.len() != self.lanes =>
             {
-                let why = format!(
-                    "the settings of rank {rank} differ from rank 0's: {} there, {} here",
-                    settings.join(", "),
-                    self.settings.join(", ")
-                );
+                let why = differ(rank, &settings, &self.settings).message;
                 if let Some(guest) = self.guests[rank].take() {
                     self.refuse(guest.channel, why);
                 }
@@ -254,6 +250,14 @@ impl Gathering {
         }
         error
     }
+}
+
+/// What a rank is turned away with whose settings are not rank 0's.
+pub fn differ(rank: usize, theirs: &[String], rank_0: &[String]) -> Error {
+    let (theirs, rank_0) = (theirs.join(", "), rank_0.join(", "));
+    let why =
+        format!("the settings of rank {rank} differ from rank 0's: {theirs} there, {rank_0} here");
+    Error::new(Status::Config, why)
 }
 
 /// The end of a start that has lost a rank.

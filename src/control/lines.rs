@@ -63,7 +63,7 @@ impl World {
     /// ranks say so, and learns which of them share.
     pub fn get_ready(&self, shares: bool, health: &Health, deadline: Deadline) -> Result<()> {
         if self.rank > 0 {
-            self.reactor.tell(self.key(), vec![0], Message::Ready { shares });
+            self.tell(vec![0], Message::Ready { shares });
             let missing =
                 self.await_all(
                     health,
@@ -90,7 +90,7 @@ impl World {
         shared.hosts.clone_from(&hosts);
         shared.go = true;
         drop(shared);
-        self.reactor.tell(self.key(), (1..self.size).collect(), Message::Go { hosts });
+        self.tell((1..self.size).collect(), Message::Go { hosts });
         Ok(())
     }
 

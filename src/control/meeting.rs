@@ -2,16 +2,18 @@
 //! everybody is.
 
 use std::collections::VecDeque;
-use std::ffi::c_void;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::Address;
 use super::channel::Channel;
 use super::dial::Caller;
-use super::gathering::{ELSEWHERE, Gathering, Guest, lost, too_late};
+use super::gather::{self, Gatherer, Word};
+use super::gathering::{ELSEWHERE, Gathering, Guest, differ, lost, too_late};
 use super::handshake::{self, Hello, Purpose};
 use super::host::{self, Place};
 use super::interfaces::own_addresses;
@@ -25,8 +27,10 @@ use crate::wait::{Deadline, interest, wait};
 
 /// Between two calls to a rank 0 that does not listen yet.
 const RETRY: Duration = Duration::from_millis(30);
-/// Bytes per rank that go through a caller's all-gather: rank 0's addresses as JSON.
-const RECORD: usize = 1024;
+/// Bytes of an [`Introduction`].
+const INTRODUCTION_BYTES: usize = 2048;
+/// Calls that rank 0 may refuse, or its network, though it listens: then no call will reach it.
+const REFUSALS: usize = 3;
 
 /// A connection to a rank that was made during the meeting.
 pub type Lines = Vec<(usize, Channel)>;
@@ -39,13 +43,55 @@ struct News {
     places: Vec<Place>,
 }
 
+/// What a rank gives to the caller's all-gather first.
+#[derive(Serialize, Deserialize)]
+struct Introduction {
+    /// Whether it can take part.
+    word: Word,
+    rank: usize,
+    /// What must be the same on all ranks.
+    settings: Vec<String>,
+    /// Rank 0's is the world's if that has no lines.
+    id: u64,
+    /// Rank 0's.
+    addresses: Vec<Address>,
+    place: Place,
+}
+
+impl Introduction {
+    /// As it travels: JSON, and zeros behind it.
+    fn encode(mut self) -> Vec<u8> {
+        loop {
+            let mut json = serde_json::to_vec(&self).unwrap_or_default();
+            // The last addresses are those that lead there least.
+            if json.len() <= INTRODUCTION_BYTES || self.addresses.pop().is_none() {
+                json.resize(INTRODUCTION_BYTES, 0);
+                return json;
+            }
+        }
+    }
+}
+
+/// What the ranks of a start have told each other by the caller's all-gather.
+#[derive(Clone)]
+pub struct Gathered {
+    id: u64,
+    /// Where rank 0 can be reached.
+    addresses: Vec<Address>,
+    places: Vec<Place>,
+    /// Rank 0's.
+    listener: Option<Arc<Listening>>,
+}
+
 /// What a rank comes to the meeting with.
 pub struct Starting<'a> {
     /// What it starts from.
     pub plan: &'a RingStart,
     /// The process's.
     pub reactor: &'a Arc<Reactor>,
-    /// When the start is given up.
+    /// How long it may take.
+    pub limit: Option<Duration>,
+    /// When it is given up.
     pub deadline: Deadline,
     /// Where this rank is.
     pub place: Place,
@@ -84,35 +130,89 @@ impl Starting<'_> {
 
     /// Rank 0 listens anywhere and hands its addresses out.
     fn with_all_gather(&self, all_gather: AllGather) -> Result<(Founding, Lines)> {
-        let mut record = vec![0u8; RECORD];
+        let gatherer = Gatherer::new(all_gather, self.plan.rank, self.plan.size);
+        let gathered = self.introduce(&gatherer, Ok(()))?;
+        let channel = self.reach_rank_0(&gathered)?;
+        self.meet_after(gathered, channel)
+    }
+
+    /// All ranks tell each other what they come with; rank 0 listens from then on. `ready` is what else keeps
+    /// this rank from the start: it fails for all.
+    pub fn introduce(&self, gatherer: &Gatherer, ready: Result<()>) -> Result<Gathered> {
         let mut listener = None;
-        if self.plan.rank == 0 {
-            let own = self.listen(&Address::new("", 0), true)?;
-            let mut addresses = own_addresses(own.address)?;
-            let mut json = serde_json::to_vec(&addresses).unwrap_or_default();
-            while json.len() > RECORD && addresses.pop().is_some() {
-                json = serde_json::to_vec(&addresses).unwrap_or_default();
+        let mut opened = ready;
+        if self.plan.rank == 0 && opened.is_ok() {
+            let own = self.listen(&Address::new("", 0), true);
+            let own = own.and_then(|own| own_addresses(own.address).map(|all| (own, all)));
+            opened = own.map(|own| listener = Some(own));
+        }
+        let addresses = listener.iter().flat_map(|(_, all)| all.clone()).collect();
+        let own = Introduction {
+            word: Word::of(&opened),
+            rank: self.plan.rank,
+            settings: self.settings(1),
+            id: new_id()?,
+            addresses,
+            place: self.place.clone(),
+        };
+        let mut all: Vec<Introduction> = Vec::with_capacity(self.plan.size);
+        for (rank, bytes) in gatherer.gather(&own.encode())?.iter().enumerate() {
+            all.push(gather::read(bytes, rank)?);
+        }
+        let words: Vec<_> = all.iter().map(|each| each.word.encode()).collect();
+        gatherer.sum_up(&words)?;
+        for (rank, each) in all.iter().enumerate() {
+            if each.rank != rank {
+                let other = each.rank;
+                fail!(
+                    Config,
+                    "the caller's all-gather function brought what rank {other} gave as rank {rank}'s"
+                );
             }
-            record[..json.len()].copy_from_slice(&json);
-            listener = Some((own, addresses));
+            if each.settings != all[0].settings {
+                return Err(differ(rank, &each.settings, &all[0].settings));
+            }
         }
-        let mut all = vec![0u8; RECORD * self.plan.size];
-        let (src, dst) = (record.as_ptr().cast::<c_void>(), all.as_mut_ptr().cast::<c_void>());
-        // SAFETY: the caller of mlxd_options_set_all_gather promised a function that reads RECORD
-        // bytes at src and writes as many for each rank at dst; both buffers are that large.
-        let status = unsafe { (all_gather.function)(all_gather.user_data, src, dst, RECORD) };
-        if status != 0 {
-            fail!(Config, "the caller's all-gather function returned {status}, not 0");
+        Ok(Gathered {
+            id: all[0].id,
+            addresses: std::mem::take(&mut all[0].addresses),
+            places: all.into_iter().map(|each| each.place).collect(),
+            listener: listener.map(|(listener, _)| listener),
+        })
+    }
+
+    /// A connection to rank 0, which listens; none for rank 0 itself.
+    pub fn reach_rank_0(&self, gathered: &Gathered) -> Result<Option<Channel>> {
+        if self.plan.rank == 0 {
+            return Ok(None);
         }
-        if let Some((listener, addresses)) = listener {
-            return self.gather(vec![listener], addresses.into_iter().take(1).collect());
+        if gathered.addresses.is_empty() {
+            fail!(PeerLost, "rank 0 has no address at which it could be reached");
         }
-        let json = all[..RECORD].split(|byte| *byte == 0).next().unwrap_or_default();
-        let addresses: Vec<Address> = serde_json::from_slice(json).unwrap_or_default();
-        if addresses.is_empty() {
-            fail!(Config, "the caller's all-gather function did not bring rank 0's bytes first");
+        self.reach(&gathered.addresses, Some(REFUSALS)).map(Some)
+    }
+
+    /// Meets rank 0, to which there is a connection.
+    pub fn meet_after(
+        &self,
+        gathered: Gathered,
+        channel: Option<Channel>,
+    ) -> Result<(Founding, Lines)> {
+        let Gathered { addresses, listener, .. } = gathered;
+        match (listener, channel) {
+            (Some(listener), _) => {
+                self.gather(vec![listener], addresses.into_iter().take(1).collect())
+            }
+            (None, Some(channel)) => self.join_by(channel, &addresses, Vec::new(), Vec::new()),
+            (None, None) => fail!(Internal, "rank {} has not reached rank 0", self.plan.rank),
         }
-        self.join(&addresses, Vec::new(), Vec::new())
+    }
+
+    /// What a world is made of whose ranks have no lines.
+    pub fn without_lines(&self, gathered: Gathered) -> Founding {
+        let nowhere = vec![Vec::new(); self.plan.size];
+        let founding = self.founding(gathered.id, nowhere, 0, gathered.places, Vec::new());
+        Founding { has_lines: false, ..founding }
     }
 
     fn listen(&self, address: &Address, is_meeting_place: bool) -> Result<Arc<Listening>> {
@@ -158,6 +258,7 @@ impl Starting<'_> {
             connect_timeout: self.plan.connect_timeout,
             addresses,
             places,
+            has_lines: true,
             mailbox: None,
             secret: self.plan.secret.clone(),
             reactor: self.reactor.clone(),
@@ -187,10 +288,7 @@ impl Starting<'_> {
         if self.plan.transport == Transport::Shm {
             host::require_one(&places).map_err(|e| gathering.give_up(e))?;
         }
-        let id = u64::from_le_bytes(std::array::from_fn({
-            let nonce = handshake::nonce()?;
-            move |i| nonce[i]
-        }));
+        let id = new_id()?;
         // Rank 0 itself reaches a guest without an address where it came from.
         let mut addresses = vec![own.clone()];
         let mut told = vec![self.hosted(own)];
@@ -228,7 +326,7 @@ impl Starting<'_> {
                 return Ok(());
             }
             if self.deadline.passed() {
-                return Err(gathering.too_late(self.plan.connect_timeout));
+                return Err(gathering.too_late(self.limit));
             }
             let interval = gathering.news_interval();
             if news.elapsed() >= interval {
@@ -255,14 +353,25 @@ impl Starting<'_> {
     fn join(
         &self,
         rank_0: &[Address],
-        mut listeners: Vec<Arc<Listening>>,
-        mut own: Vec<Address>,
+        listeners: Vec<Arc<Listening>>,
+        own: Vec<Address>,
     ) -> Result<(Founding, Lines)> {
         // Starts of this process with this rank and this rank 0 come one after the other, as they
         // do on rank 0.
         let queue = self.reactor.starts(&rank_0[0].to_string(), self.plan.rank);
         let _one_start_at_a_time = queue.lock();
-        let channel = self.reach(rank_0)?;
+        let channel = self.reach(rank_0, None)?;
+        self.join_by(channel, rank_0, listeners, own)
+    }
+
+    /// The same, over a connection that is there.
+    fn join_by(
+        &self,
+        channel: Channel,
+        rank_0: &[Address],
+        mut listeners: Vec<Arc<Listening>>,
+        mut own: Vec<Address>,
+    ) -> Result<(Founding, Lines)> {
         if listeners.is_empty() {
             let from = channel.local_addr()?.ip().to_canonical();
             // Over loopback by a name, others may come from elsewhere.
@@ -336,7 +445,7 @@ impl Starting<'_> {
                 Err(_) => {
                     drop(channel);
                     std::thread::sleep(RETRY);
-                    channel = self.reach(rank_0)?;
+                    channel = self.reach(rank_0, None)?;
                     told = channel.tell(join);
                 }
             }
@@ -346,7 +455,7 @@ impl Starting<'_> {
     /// The start ends before rank 0 said where the others are: too late, or it is gone.
     fn without_rank_0(&self, error: Error, missing: Option<Vec<usize>>) -> Error {
         if self.deadline.passed() {
-            return too_late(&missing.unwrap_or_default(), self.plan.connect_timeout, &[]);
+            return too_late(&missing.unwrap_or_default(), self.limit, &[]);
         }
         if error.status == Status::Timeout {
             let limit = self.plan.peer_timeout.unwrap_or_default().as_millis();
@@ -357,13 +466,13 @@ impl Starting<'_> {
 
     /// Rank 0's socket answers, but nobody takes part in a start there.
     fn not_begun(&self, rank_0: &str) -> Error {
-        let limit = self.plan.connect_timeout.unwrap_or_default().as_millis();
+        let limit = self.limit.unwrap_or_default().as_millis();
         let why = format!("rank 0 at {rank_0} listens, but began no start within {limit} ms");
         Error::new(Status::Timeout, why + ELSEWHERE)
     }
 
-    /// Calls rank 0 until it answers.
-    fn reach(&self, rank_0: &[Address]) -> Result<Channel> {
+    /// Calls rank 0 until it answers, or was refused so often, if it should be there.
+    fn reach(&self, rank_0: &[Address], mut refusals: Option<usize>) -> Result<Channel> {
         let hello = Hello {
             purpose: Purpose::Join,
             lane: 0,
@@ -388,17 +497,33 @@ impl Starting<'_> {
                     return Err(e.at(format_args!("rank 0 at {}", rank_0[0])));
                 }
                 Err(e) if self.deadline.passed() => {
-                    let limit = self.plan.connect_timeout.unwrap_or_default().as_millis();
+                    let limit = self.limit.unwrap_or_default().as_millis();
                     fail!(
                         Timeout,
                         "rank 0 at {} was not there within {limit} ms: {e}{ELSEWHERE}",
                         rank_0[0]
                     );
                 }
-                Err(_) => std::thread::sleep(RETRY),
+                Err(e) => {
+                    if e.status == Status::PeerLost
+                        && let Some(left) = &mut refusals
+                    {
+                        *left -= 1;
+                        if *left == 0 {
+                            return Err(e.at(format_args!("rank 0 at {}", rank_0[0])));
+                        }
+                    }
+                    std::thread::sleep(RETRY);
+                }
             }
         }
     }
+}
+
+/// What tells a start from others.
+fn new_id() -> Result<u64> {
+    let nonce = handshake::nonce()?;
+    Ok(u64::from_le_bytes(std::array::from_fn(|i| nonce[i])))
 }
 
 fn host_of(ip: IpAddr) -> String {

@@ -59,7 +59,7 @@ impl World {
     pub fn tell_record(&self, member: &Member, peers: &[usize], topic: Topic, bytes: &[u8]) {
         let to = peers.iter().map(|peer| member.ranks[*peer]).collect();
         let message = Message::Record { group: member.group, topic, bytes: bytes.to_vec() };
-        self.reactor.tell(self.key(), to, message);
+        self.tell(to, message);
     }
 
     /// What a rank of the group tells, sooner or later. `health` is that of the group which waits.

@@ -61,7 +61,7 @@ impl World {
         let made = self.hand_out(member, parent, &others, bytes, deadline);
         let told = made.as_ref().map(|(_, id)| *id).map_err(Error::clone);
         let message = Message::Shared { group: member.group, segment: told };
-        self.reactor.tell(self.key(), others, message);
+        self.tell(others, message);
         made.map(|(segment, _)| Some(segment))
     }
 

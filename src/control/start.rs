@@ -26,34 +26,48 @@ pub fn start(
     member: Member,
     segment_bytes: impl Fn(usize) -> usize,
 ) -> Result<(Seat, Option<Segment>)> {
-    let deadline = Deadline::after(plan.connect_timeout);
+    let (limit, deadline) = (plan.connect_timeout, Deadline::after(plan.connect_timeout));
     let (place, mailbox) = here(plan)?;
-    let (founding, lines) = Starting { plan, reactor, deadline, place }.meet()?;
-    let world = World::found(Founding { mailbox, ..founding });
-    world.enter(member.clone());
-    reactor.serve(&world)?;
-    let shared = connect(&world, lines, &member.health, deadline).and_then(|()| {
-        let bytes = segment_bytes(world.node(&member).len());
-        come_up(&world, &member, bytes, plan.transport, deadline)
-    });
-    let segment = shared.map_err(|e| {
-        // A rank that gave up already is not the cause: that is under way from another.
-        if e.status == Status::PeerLost {
-            world.has_left(world.rank, &member.health, LAST_WORDS);
-        }
-        // Whoever waits for this rank learns at once that it waits in vain, and of what: the process
-        // may end next.
-        world.fail_group(0, &e, false);
-        world.leave();
-        reactor.settle(LAST_WORDS);
-        // Another rank's failure may have been what stopped this one.
-        member.health.check().err().unwrap_or(e)
-    })?;
-    Ok((world, segment))
+    let starting = Starting { plan, reactor, limit, deadline, place };
+    let (founding, lines) = starting.meet()?;
+    starting.bring_up((Founding { mailbox, ..founding }, lines), member, segment_bytes)
+}
+
+impl Starting<'_> {
+    /// Connects the ranks that have met. A start that fails has told the others why.
+    pub(super) fn bring_up(
+        &self,
+        (founding, lines): (Founding, Lines),
+        member: Member,
+        segment_bytes: impl Fn(usize) -> usize,
+    ) -> Result<(Seat, Option<Segment>)> {
+        let (reactor, deadline) = (self.reactor, self.deadline);
+        let world = World::found(founding);
+        world.enter(member.clone());
+        reactor.serve(&world)?;
+        let shared = connect(&world, lines, &member.health, deadline).and_then(|()| {
+            let bytes = segment_bytes(world.node(&member).len());
+            come_up(&world, &member, bytes, self.plan.transport, deadline)
+        });
+        let segment = shared.map_err(|e| {
+            // A rank that gave up already is not the cause: that is under way from another.
+            if e.status == Status::PeerLost {
+                world.has_left(world.rank, &member.health, LAST_WORDS);
+            }
+            // Whoever waits for this rank learns at once that it waits in vain, and of what: the
+            // process may end next.
+            world.fail_group(0, &e, false);
+            world.leave();
+            reactor.settle(LAST_WORDS);
+            // Another rank's failure may have been what stopped this one.
+            member.health.check().err().unwrap_or(e)
+        })?;
+        Ok((world, segment))
+    }
 }
 
 /// Where this process is, and its mailbox if others may share memory with it.
-fn here(plan: &RingStart) -> Result<(Place, Option<Mailbox>)> {
+pub(super) fn here(plan: &RingStart) -> Result<(Place, Option<Mailbox>)> {
     let mailbox = match plan.transport {
         Transport::Tcp => None,
         Transport::Auto | Transport::Shm => Mailbox::open()

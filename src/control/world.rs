@@ -138,6 +138,9 @@ pub struct World {
     pub(super) places: Vec<Place>,
     /// Whether each rank of this rank's machine has a core of its own.
     pub has_core_each: bool,
+    /// Whether its ranks have lines; else nobody is told anything, and a rank counts as there until its
+    /// wire shows otherwise.
+    pub has_lines: bool,
     /// This rank's, until it leaves.
     pub(super) mailbox: Mutex<Option<Arc<Mailbox>>>,
     pub(super) secret: Option<String>,
@@ -165,6 +168,8 @@ pub struct Founding {
     /// See [`World`].
     pub places: Vec<Place>,
     /// See [`World`].
+    pub has_lines: bool,
+    /// See [`World`].
     pub mailbox: Option<Mailbox>,
     /// See [`World`].
     pub secret: Option<String>,
@@ -177,8 +182,9 @@ pub struct Founding {
 impl World {
     /// A world whose lines are not up yet.
     pub fn found(founding: Founding) -> Seat {
-        let Founding { id, rank, peer_timeout, ping, connect_timeout, .. } = founding;
+        let Founding { id, rank, peer_timeout, ping, connect_timeout, has_lines, .. } = founding;
         let size = founding.addresses.len();
+        let presence = if has_lines { Presence::Coming } else { Presence::Here };
         let may_share = |rank: usize| founding.places[rank].door.is_some();
         let hosts = host::number(&founding.places, may_share);
         let has_core_each = host::has_core_each(&founding.places, rank);
@@ -192,11 +198,12 @@ impl World {
             addresses: founding.addresses,
             places: founding.places,
             has_core_each,
+            has_lines,
             mailbox: Mutex::new(founding.mailbox.map(Arc::new)),
             secret: founding.secret,
             reactor: founding.reactor,
             shared: Mutex::new(Shared {
-                presence: vec![Presence::Coming; size],
+                presence: vec![presence; size],
                 ready: HashMap::new(),
                 go: false,
                 hosts,
@@ -233,12 +240,22 @@ impl World {
 
     /// `rank 1 (10.0.0.2:5001)`
     pub fn name_of(&self, rank: usize) -> String {
-        format!("rank {rank} ({})", self.address_of(rank))
+        self.name_as(rank, rank)
     }
 
-    /// Where a rank listens, for messages.
-    pub fn address_of(&self, rank: usize) -> String {
-        self.addresses[rank].first().map_or_else(String::new, Address::to_string)
+    /// The same for a rank of the world that has the number `rank` in a group.
+    pub fn name_as(&self, rank: usize, world_rank: usize) -> String {
+        match self.addresses[world_rank].first() {
+            Some(address) => format!("rank {rank} ({address})"),
+            None => format!("rank {rank}"),
+        }
+    }
+
+    /// Tells some ranks, where there are lines.
+    pub(super) fn tell(&self, to: Vec<usize>, message: Message) {
+        if self.has_lines {
+            self.reactor.tell(self.key(), to, message);
+        }
     }
 
     /// A number that this rank has not given to a group before.

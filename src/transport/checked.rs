@@ -292,6 +292,10 @@ impl<L: Link> Link for CheckedLink<L> {
         out.end = sent;
     }
 
+    fn stir(&mut self) {
+        self.below.stir();
+    }
+
     fn interest(&self) -> Option<Interest<'_>> {
         self.below.interest()
     }

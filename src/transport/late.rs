@@ -113,6 +113,12 @@ impl Link for LateLink {
         }
     }
 
+    fn stir(&mut self) {
+        if let State::Here(link) = &mut self.state {
+            link.stir();
+        }
+    }
+
     fn interest(&self) -> Option<Interest<'_>> {
         match &self.state {
             State::Here(link) => link.interest(),

@@ -143,6 +143,10 @@ pub trait Link: Send {
     /// Forgets what is posted. Nobody reads or writes the memory any more when this returns.
     fn cancel(&mut self);
 
+    /// Called now and then while nothing moves: makes it show that the peer is gone, or that something
+    /// was lost, where only something that is sent does.
+    fn stir(&mut self) {}
+
     /// What to wait for, asked just before that: some links get ready to be woken now, and find out
     /// only after it that the peer is gone. `None` where only calling [`Link::progress`] again tells.
     fn interest(&self) -> Option<Interest<'_>>;

@@ -359,6 +359,7 @@ pub const IBV_LINK_LAYER_INFINIBAND: u8 = 1;
 pub const IBV_LINK_LAYER_ETHERNET: u8 = 2;
 
 pub const IBV_ACCESS_LOCAL_WRITE: c_uint = 1;
+pub const IBV_ACCESS_REMOTE_WRITE: c_uint = 1 << 1;
 
 pub const IBV_QPT_RC: c_uint = 2;
 pub const IBV_QPT_UC: c_uint = 3;
@@ -385,6 +386,7 @@ pub const IBV_QP_SQ_PSN: c_uint = 1 << 16;
 pub const IBV_QP_MAX_DEST_RD_ATOMIC: c_uint = 1 << 17;
 pub const IBV_QP_DEST_QPN: c_uint = 1 << 20;
 
+pub const IBV_WR_RDMA_WRITE: c_uint = 0;
 pub const IBV_WR_SEND: c_uint = 2;
 pub const IBV_SEND_SIGNALED: c_uint = 1 << 1;
 pub const IBV_SEND_INLINE: c_uint = 1 << 3;

@@ -1,6 +1,6 @@
 //! How requests are handed to the driver: in lists, each in one call.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_uint};
 
 use super::abi::*;
 use super::device::check;
@@ -54,6 +54,22 @@ fn in_lists<T, R: Copy>(
     Ok(())
 }
 
+/// A request that sends nothing yet.
+fn send_wr(wr_id: u64, opcode: c_uint) -> ibv_send_wr {
+    ibv_send_wr {
+        wr_id,
+        next: std::ptr::null_mut(),
+        sg_list: std::ptr::null_mut(),
+        num_sge: 0,
+        opcode,
+        send_flags: IBV_SEND_SIGNALED,
+        imm_data: 0,
+        wr: [0; 4],
+        qp_type: 0,
+        bind_mw: [0; 6],
+    }
+}
+
 /// As verbs take pieces, which they only read.
 fn listed(pieces: &[ibv_sge]) -> (*mut ibv_sge, c_int) {
     (pieces.as_ptr().cast_mut(), pieces.len() as c_int)
@@ -90,33 +106,36 @@ impl QueuePair {
     /// The pieces are of registered memory that stays registered, and nobody writes one, until the number
     /// has been polled or this queue pair has ended.
     pub unsafe fn post_sends(&self, all: &[SendRequest]) -> Result<()> {
-        // SAFETY: the queue pair's context is open as long as it is.
-        let Some(post) = (unsafe { (*self.qp.as_ref().context).ops.post_send }) else {
-            fail!(Backend, "the driver of {} posts no sends", self.device().name);
-        };
-        let blank = ibv_send_wr {
-            wr_id: 0,
-            next: std::ptr::null_mut(),
-            sg_list: std::ptr::null_mut(),
-            num_sge: 0,
-            opcode: IBV_WR_SEND,
-            send_flags: IBV_SEND_SIGNALED,
-            imm_data: 0,
-            wr: [0; 4],
-            qp_type: 0,
-            bind_mw: [0; 6],
-        };
+        let blank = send_wr(0, IBV_WR_SEND);
         let fill = |request: &mut ibv_send_wr, one: &SendRequest, next| {
             let (sg_list, num_sge) = listed(one.pieces());
             let inline = num_sge == 1 && one.pieces[0].length as usize <= self.inline_bytes;
             let send_flags = blank.send_flags | if inline { IBV_SEND_INLINE } else { 0 };
             *request = ibv_send_wr { wr_id: one.id, next, sg_list, num_sge, send_flags, ..blank };
         };
-        in_lists(all, blank, fill, |first| {
-            let mut bad = std::ptr::null_mut();
-            // SAFETY: the requests are linked, and live with their pieces until it returns; the caller
-            // vouches for their memory.
-            check("ibv_post_send", unsafe { post(self.qp.as_ptr(), first, &mut bad) })
-        })
+        // SAFETY: the requests are linked, and live with their pieces until it returns; the caller vouches
+        // for their memory.
+        in_lists(all, blank, fill, |first| unsafe { self.post_list("ibv_post_send", first) })
+    }
+
+    /// Posts a write of nothing, which completes under this number once the other end's device has
+    /// answered it, whether anybody looks at that or not. It meets no receive, and changes no memory.
+    pub fn post_probe(&self, id: u64) -> Result<()> {
+        let mut request = send_wr(id, IBV_WR_RDMA_WRITE);
+        // SAFETY: the request lives until it returns, and has no memory.
+        unsafe { self.post_list("ibv_post_send of a probe", &mut request) }
+    }
+
+    /// # Safety
+    /// This is the first of a list of requests that are there until this returns; their memory is as
+    /// [`QueuePair::post_sends`] says.
+    unsafe fn post_list(&self, what: &str, first: *mut ibv_send_wr) -> Result<()> {
+        // SAFETY: the queue pair's context is open as long as it is.
+        let Some(post) = (unsafe { (*self.qp.as_ref().context).ops.post_send }) else {
+            fail!(Backend, "the driver of {} posts no sends", self.device().name);
+        };
+        let mut bad = std::ptr::null_mut();
+        // SAFETY: as this function's contract says.
+        check(what, unsafe { post(self.qp.as_ptr(), first, &mut bad) })
     }
 }

@@ -239,7 +239,8 @@ impl QueuePair {
         let attributes = ibv_qp_attr {
             qp_state: IBV_QPS_INIT,
             port_num: self.device().port,
-            qp_access_flags: IBV_ACCESS_LOCAL_WRITE,
+            // Nothing is registered for it: for probes, which write nothing.
+            qp_access_flags: IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE,
             ..ibv_qp_attr::default()
         };
         let mask = IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS;

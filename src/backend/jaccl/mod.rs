@@ -1,6 +1,7 @@
 //! The jaccl backend: links over RDMA verbs, in a mesh or a ring of wires. It is the group of
-//! `backend/linked` on another fabric; the control plane stays on TCP.
+//! `backend/linked` on another fabric; the control plane stays on TCP, or there is none.
 
+mod plain;
 mod wiring;
 
 use std::collections::HashMap;
@@ -12,13 +13,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::linked::{Fabric, Lane, Linked, segment_bytes, world_member};
-use crate::config::{Devices, JacclStart, QueuePairType, Topology};
-use crate::control::{self, Member, Reactor, Seat, World};
+use crate::config::{Devices, JacclStart, Meeting, QueuePairType, Topology};
+use crate::control::{self, LaneKey, Member, Reactor, Seat, Started, World};
 use crate::error::{Error, Result, Status, fail};
 use crate::transport::Link;
 use crate::transport::checked::CheckedLink;
 use crate::transport::late::{Arrival, LateLink};
-use crate::transport::rdma::{Approach, Opening, Prospect, Stub, Ways, Wire};
+use crate::transport::rdma::{self, Approach, Name, Opening, Prospect, Stub, Ways, Wire};
 use crate::verbs::device::{Device, Wanted};
 use crate::verbs::queue_pair::Kind;
 use crate::wait::Deadline;
@@ -33,25 +34,26 @@ const QUEUE_PAIRS: usize = 10;
 /// How long the last of what was sent may take to reach ranks that are there: it may have to be sent again.
 const LAST_SENDS: Duration = Duration::from_secs(3);
 
+/// Devices by name.
+type Opened = HashMap<String, Arc<Device>>;
+
 /// Starts a world, of two ranks at least.
 pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
     let deadline = Deadline::after(plan.control.connect_timeout);
     let map = Map { devices: plan.devices.clone(), topology: plan.topology };
     let devices = open(plan, &map);
-    let member = world_member(plan.size)?;
-    let met = control::start(&plan.control, reactor, member.clone(), segment_bytes);
-    // What is wrong with this rank's devices is told to all who came, but first of all to this one.
-    let (world, segment, devices) = match (met, devices) {
-        (Ok((world, segment)), Ok(devices)) => (world, segment, devices),
-        (Ok((world, _)), Err(e)) => return Err(failed(&world, &member, reactor, e)),
-        (Err(_), Err(e)) | (Err(e), Ok(_)) => return Err(e),
-    };
+    let (started, devices) = meet(plan, reactor, devices)?;
+    let Started { world, member, gatherer } = started;
     let kind = plan.queue_pair.map(|wanted| match wanted {
         QueuePairType::Rc => Kind::Rc,
         QueuePairType::Uc => Kind::Uc,
     });
     let wiring = Wiring { world: &world, member: &member, map: &map, kind, deadline };
-    let wires = wiring.connect(&devices).map_err(|e| failed(&world, &member, reactor, e))?;
+    let wires = match gatherer {
+        Some(gatherer) => wiring.connect_by_gathers(&devices, &gatherer),
+        None => wiring.connect(&devices),
+    };
+    let wires = wires.map_err(|e| failed(&world, &member, reactor, e))?;
     let Some(first) = map.first_device(plan.rank).and_then(|name| devices.get(name)).cloned()
     else {
         fail!(Internal, "rank {} has no device", plan.rank);
@@ -68,7 +70,30 @@ pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
         checksums: plan.control.checksums,
     };
     wires.log(&world, &devices);
-    Linked::start(world, member, segment, Arc::new(wires))
+    // Ranks of jaccl share no memory but what their devices do.
+    Linked::start(world, member, None, Arc::new(wires))
+}
+
+/// The world before it has wires, and this rank's devices. What is wrong with these is told to all who come,
+/// but first of all to this rank.
+fn meet(
+    plan: &JacclStart,
+    reactor: &Arc<Reactor>,
+    devices: Result<Opened>,
+) -> Result<(Started, Opened)> {
+    if let Meeting::AllGather(all_gather) = plan.control.meeting {
+        let (ready, member) =
+            (devices.as_ref().map(|_| ()).map_err(Error::clone), || world_member(plan.size));
+        let started = control::start_anyhow(&plan.control, all_gather, reactor, ready, member)?;
+        return Ok((started, devices?));
+    }
+    let member = world_member(plan.size)?;
+    let met = control::start(&plan.control, reactor, member.clone(), segment_bytes);
+    match (met, devices) {
+        (Ok((world, _)), Ok(devices)) => Ok((Started { world, member, gatherer: None }, devices)),
+        (Ok((world, _)), Err(e)) => Err(failed(&world, &member, reactor, e)),
+        (Err(_), Err(e)) | (Err(e), Ok(_)) => Err(e),
+    }
 }
 
 /// Fails the start everywhere with this error, or what caused it, and returns that.
@@ -85,7 +110,7 @@ fn failed(world: &Seat, member: &Member, reactor: &Arc<Reactor>, error: Error) -
 }
 
 /// The devices that this rank's wires need, by name.
-fn open(plan: &JacclStart, map: &Map) -> Result<HashMap<String, Arc<Device>>> {
+fn open(plan: &JacclStart, map: &Map) -> Result<Opened> {
     let wanted = Wanted { port: plan.port, gid_index: plan.gid_index.map(u32::from) };
     let mut devices = HashMap::new();
     for peer in map.wired(plan.rank) {
@@ -215,6 +240,36 @@ impl Fabric for Wires {
             None => Box::new(Approach::new(stream, name.clone(), self.prospect(peer), ways)?),
         };
         Ok(self.sum_up(LateLink::new(arrival), name))
+    }
+
+    fn direct_link(&self, key: LaneKey, lane: Lane) -> Result<Box<dyn Link>> {
+        let Lane { peer, name, number, sends, receives, .. } = lane;
+        let Some(wires) = self.wires.get(&peer) else {
+            let (here, topology) = (self.world.rank, self.map.topology);
+            fail!(
+                Unavailable,
+                "rank {here} and rank {peer} of this {topology} have no wire between them, and do not \
+                 reach each other over TCP, which would stand in for it: give MLX_IBV_DEVICES a device \
+                 for every two ranks, or let them reach each other over TCP"
+            );
+        };
+        let key = Name {
+            group: key.group,
+            from: key.from as u32,
+            purpose: key.purpose as u8,
+            lane: key.lane,
+        };
+        let wire = &wires[number % wires.len()];
+        let link = rdma::open(wire, key, name.clone(), Ways { sends, receives })?;
+        Ok(self.sum_up(link, name))
+    }
+
+    fn forget(&self, group: u64) {
+        self.all().for_each(|wire| wire.forget_group(group));
+    }
+
+    fn has_left(&self, peer: usize) -> bool {
+        self.wires.get(&peer).is_some_and(|wires| wires.iter().any(|wire| wire.has_left()))
     }
 
     fn leave(&self) {

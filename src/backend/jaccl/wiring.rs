@@ -79,7 +79,7 @@ impl Wiring<'_> {
     }
 
     /// Sends a first message over each wire, and waits for the peer's.
-    fn greet(&self, wires: &HashMap<usize, Vec<Arc<Wire>>>) -> Result<()> {
+    pub(super) fn greet(&self, wires: &HashMap<usize, Vec<Arc<Wire>>>) -> Result<()> {
         let all = || wires.iter().flat_map(|(peer, wires)| wires.iter().map(move |w| (*peer, w)));
         all().for_each(|(_, wire)| wire.say_hello());
         let deadline = self.deadline.or(Deadline::after(Some(GREETING)));
@@ -107,7 +107,7 @@ impl Wiring<'_> {
         Ok(())
     }
 
-    fn on_way_to(&self, peer: usize, device: &str, e: Error) -> Error {
+    pub(super) fn on_way_to(&self, peer: usize, device: &str, e: Error) -> Error {
         e.at(format_args!("no wire from {device} to {}", self.world.name_of(peer)))
     }
 

@@ -6,7 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::config::Topology;
-use crate::error::Result;
+use crate::control::LaneKey;
+use crate::error::{Result, fail};
 use crate::transport::Link;
 use crate::transport::segment::Segment;
 
@@ -23,6 +24,19 @@ pub trait Fabric: Send + Sync {
 
     /// A link to the rank at the other end of a lane.
     fn link(&self, stream: TcpStream, lane: Lane) -> Result<Box<dyn Link>>;
+
+    /// The same for ranks that have no lanes: both ends make it under this key.
+    fn direct_link(&self, _key: LaneKey, lane: Lane) -> Result<Box<dyn Link>> {
+        fail!(Internal, "{} has no links to {} but over lanes", self.name(), lane.name)
+    }
+
+    /// This rank has let go of a group: links of it that others make lead nowhere.
+    fn forget(&self, _group: u64) {}
+
+    /// Whether a rank has said goodbye, where only its links tell.
+    fn has_left(&self, _peer: usize) -> bool {
+        false
+    }
 
     /// Ends what links share, once there are no links; other ranks have what was sent over them.
     fn leave(&self) {}

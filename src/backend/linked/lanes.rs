@@ -69,6 +69,10 @@ impl Linked {
         (0..self.fabric.lanes())
             .map(|number| {
                 let key = self.key(self.rank, purpose, number);
+                if !self.world.has_lines {
+                    let lane = self.lane(peer, purpose, number, Way::Out);
+                    return self.fabric.direct_link(key, lane);
+                }
                 let stream = self
                     .world
                     .call_peer(key, to, &self.member.health, deadline)
@@ -83,6 +87,10 @@ impl Linked {
         (0..self.fabric.lanes())
             .map(|number| {
                 let key = self.key(peer, purpose, number);
+                if !self.world.has_lines {
+                    let lane = self.lane(peer, purpose, number, Way::In);
+                    return self.fabric.direct_link(key, lane);
+                }
                 let wake = self.world.expect_lane(key)?;
                 let (world, fabric) = ((**self.world).clone(), Arc::clone(&self.fabric));
                 let lane = Some(self.lane(peer, purpose, number, Way::In));

@@ -120,12 +120,15 @@ impl Linked {
 
     /// `rank 1 (10.0.0.2:5001)`
     fn name_of(&self, peer: usize) -> String {
-        format!("rank {peer} ({})", self.world.address_of(self.member.ranks[peer]))
+        self.world.name_as(peer, self.member.ranks[peer])
     }
 
     /// Whether a rank that does not answer any more has left in good order; waits a moment for it, or
     /// for another cause, to be known.
     fn has_left(&self, peer: usize) -> bool {
+        if !self.world.has_lines {
+            return self.fabric.has_left(self.member.ranks[peer]);
+        }
         self.world.has_left(self.member.ranks[peer], &self.member.health, WHY)
     }
 
@@ -155,8 +158,18 @@ impl Linked {
         if error.status == Status::PeerLost && self.has_left(peer) {
             error.message = format!("{} has left, but is still needed", self.name_of(peer));
         }
-        self.world.fail_group(self.member.group, &error, true);
+        self.fail(&error);
         self.member.health.check().err().unwrap_or(error)
+    }
+
+    /// Closes the links that nobody uses just now; whoever does finds that the group has failed.
+    fn close_links(&self) {
+        if let Some(mut ground) = self.ground.try_lock()
+            && let Ground::Links(_, links) = &mut *ground
+        {
+            links.close();
+        }
+        self.lanes.lock().clear();
     }
 }
 
@@ -249,6 +262,10 @@ impl Backend for Linked {
 
     fn fail(&self, cause: &Error) {
         self.world.fail_group(self.member.group, cause, true);
+        // Where nobody is told, that is how others notice.
+        if !self.world.has_lines {
+            self.close_links();
+        }
     }
 
     fn leave(&self) {
@@ -267,5 +284,8 @@ impl Backend for Linked {
 impl Drop for Linked {
     fn drop(&mut self) {
         self.world.forget(self.member.group);
+        if !self.world.has_lines {
+            self.fabric.forget(self.member.group);
+        }
     }
 }

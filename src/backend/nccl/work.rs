@@ -79,8 +79,8 @@ impl Patience {
         if self.gone.get_or_insert_with(Instant::now).elapsed() < GONE {
             return Ok(());
         }
-        let name = shared.world.address_of(shared.member.ranks[rank]);
-        fail!(PeerLost, "rank {rank} ({name}) has left, but is still needed")
+        let name = shared.world.name_as(rank, shared.member.ranks[rank]);
+        fail!(PeerLost, "{name} has left, but is still needed")
     }
 }
 

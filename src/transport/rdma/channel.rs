@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::buffers::Buffer;
+use super::record::Name;
 use super::{CREDIT_MESSAGES, CREDITS};
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::verbs::abi::ibv_sge;
 use crate::wait::Wake;
 
@@ -49,8 +50,12 @@ unsafe impl Send for Landed {}
 /// One end of a channel.
 pub struct Channel {
     ways: Ways,
+    /// What it is called, where its ends meet over the wire.
+    pub name: Option<Name>,
     /// The peer's number of it, once it has told.
     pub peer: Option<u32>,
+    /// Why the peer never will.
+    pub refused: Option<Error>,
     /// Messages of data that may be sent.
     pub credits: usize,
     /// Messages of data that have landed and were not taken.
@@ -89,6 +94,11 @@ pub struct Filled {
 }
 
 impl Filled {
+    /// A message without data.
+    pub fn empty(room: u16) -> Filled {
+        Filled { room, copied: 0, lent: None }
+    }
+
     /// Bytes of data.
     pub fn len(&self) -> usize {
         self.copied + self.lent.map_or(0, |piece| piece.length as usize)
@@ -100,7 +110,9 @@ impl Channel {
     pub fn new(ways: Ways, bell: Arc<Wake>) -> Channel {
         Channel {
             ways,
+            name: None,
             peer: None,
+            refused: None,
             credits: 0,
             landed: VecDeque::new(),
             untold: 0,
@@ -128,6 +140,14 @@ impl Channel {
             fail!(Internal, "{} credits on a channel, {CREDITS} at most", self.credits);
         }
         Ok(())
+    }
+
+    /// The peer never opens its end.
+    pub fn refuse(&mut self, why: Error) {
+        if self.peer.is_none() {
+            self.refused = Some(why);
+            self.wake();
+        }
     }
 
     /// A data message has come.

@@ -16,7 +16,9 @@
 //!   sender can only have had from the first two;
 //! - the message that closes the channel: 1.
 //!
-//! And for a wire, the messages that say hello and goodbye: 2. What has landed for a channel that nobody drives
+//! And for a wire, the messages that say hello and goodbye, 2, and those of its control channel, which is
+//! there from the start and never closed: [`CONTROL_CREDITS`] records each way, and 2 messages that give
+//! their credits back, for the same reason as above. What has landed for a channel that nobody drives
 //! stays where it is, at the cost of that channel's credits; others go on.
 //!
 //! Whoever drives a channel looks at the whole wire, under its lock, and hands what came to the channels
@@ -29,14 +31,19 @@
 //!   `introduction.rs`: how its ends meet.
 //! - `opening.rs`, `link.rs`: how the ends of a channel meet; the link over it. `approach.rs`: the same
 //!   where there is no wire yet.
+//! - `control.rs`, `record.rs`: how they meet over the wire itself, and how it is found out that the other
+//!   end is gone or something was lost.
 
 mod approach;
 mod buffers;
 mod channel;
+mod control;
 mod introduction;
+mod lending;
 mod link;
 mod message;
 mod opening;
+mod record;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -45,8 +52,10 @@ mod wire;
 
 pub use approach::{Approach, Prospect};
 pub use channel::Ways;
+pub use control::open;
 pub use introduction::{INTRODUCTION_BYTES, Introduction};
 pub use opening::Opening;
+pub use record::Name;
 pub use wire::{Registered, Stub, Wire};
 
 use message::HEADER_BYTES;
@@ -63,3 +72,12 @@ const CREDITS: usize = 8;
 const CREDITS_DUE: usize = CREDITS / 2;
 /// Messages that give credits back, unread: see above.
 const CREDIT_MESSAGES: usize = CREDITS.div_ceil(CREDITS_DUE);
+/// The number of the control channel at both ends.
+const CONTROL: u32 = 0;
+/// Records under way in one direction: with so many a wire and a group's channels to it, for collectives
+/// and messages both ways, take 31 receives of the 32 that are there at first.
+const CONTROL_CREDITS: usize = 4;
+/// Credits for records that are given back in a message of their own.
+const CONTROL_CREDITS_DUE: usize = CONTROL_CREDITS / 2;
+/// Receives for what is of the wire and not of a channel that it opens.
+const WIRE_RECEIVES: usize = 2 + CONTROL_CREDITS + CONTROL_CREDITS.div_ceil(CONTROL_CREDITS_DUE);

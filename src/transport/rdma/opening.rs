@@ -149,7 +149,7 @@ impl Arrival for Opening {
                     return Err(e);
                 }
                 let bell = self.bell.clone();
-                Ok(Some(Box::new(RdmaLink::new(wire, number, stream, peer, bell)?)))
+                Ok(Some(Box::new(RdmaLink::new(wire, number, Some(stream), peer, bell)?)))
             }
             (channel, _) => {
                 if let Some((wire, number)) = channel {

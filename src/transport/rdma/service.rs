@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::CREDITS_DUE;
 use super::buffers::Buffer;
-use super::channel::{Channel, Landed, Ways};
+use super::channel::{Channel, Filled, Landed, Ways};
 use super::opening::Orphan;
 use super::wire::{State, Wire};
 use crate::error::{Error, Result, fail};
@@ -111,7 +111,8 @@ impl Wire {
     }
 
     /// Looks at the wire. Moves what has landed for a channel to `landed`, and as many rooms as it may
-    /// send from, `wanted` at most, to `rooms`; `slept` if its thread was woken.
+    /// send from, `wanted` at most, to `rooms`; `returned` is how many messages with lent memory have been
+    /// sent since the last turn. `slept` if its thread was woken.
     pub fn turn(
         &self,
         number: u32,
@@ -119,6 +120,7 @@ impl Wire {
         wanted: usize,
         landed: &mut VecDeque<Landed>,
         rooms: &mut Vec<(u16, *mut u8)>,
+        returned: &mut usize,
     ) -> Standing {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -130,6 +132,7 @@ impl Wire {
         if let Err(e) = self.give_credits_back(state, number) {
             self.fail(state, e);
         }
+        *returned = self.take_returned(state, number);
         let over = state.is_over();
         let free = &mut state.rooms;
         let Some(channel) = state.channels.get_mut(&number) else { return Standing::Closed };
@@ -146,6 +149,9 @@ impl Wire {
             // What becomes of a wire after that is no news.
             _ if state.left => Standing::Closed,
             Some(end) => Standing::Failed(end.clone()),
+            None if channel.refused.is_some() => {
+                channel.refused.clone().map_or(Standing::Closed, Standing::Failed)
+            }
             None if open => Standing::Open,
             None => Standing::Closed,
         }
@@ -153,7 +159,7 @@ impl Wire {
 
     /// Posts the buffers again that a channel has read, sends the rooms that it has filled behind their
     /// headers, and gives credits back if that is due.
-    pub fn finish(&self, number: u32, read: &[Buffer], filled: &[(u16, usize)]) {
+    pub fn finish(&self, number: u32, read: &[Buffer], filled: &[Filled]) {
         let mut state = self.state.lock();
         let state = &mut *state;
         state.repost(&mut read.iter().copied());
@@ -176,7 +182,9 @@ impl Wire {
         let state = &mut *state;
         let mut outcome = self.pair.arm(Queue::Recv);
         let due = state.channels.get(&number).is_some_and(|channel| channel.untold >= CREDITS_DUE);
-        if sends || due {
+        let due = due || state.control.wants_room();
+        let lent = state.channels.get(&number).is_some_and(|channel| channel.lent > 0);
+        if sends || due || lent {
             outcome = outcome.and_then(|()| self.pair.arm(Queue::Send));
         }
         // A send that failed shows nowhere else if the device leaves the receives alone.
@@ -184,15 +192,20 @@ impl Wire {
             self.fail(state, e);
         }
         self.look(state);
-        let (free, over) = (state.rooms.free(), state.end.is_some() || state.is_over());
+        let (free, ended, over) = (state.rooms.free(), state.end.is_some(), state.is_over());
+        let wants_room = !due && state.control.wants_room();
         let Some(channel) = state.channels.get_mut(&number) else { return false };
         let can_send = sends && channel.credits > 0 && channel.peer.is_some();
         let can_receive = receives && !channel.landed.is_empty();
-        if can_receive || over || channel.closed || ((can_send || due) && free > 0) {
+        // What was sent completes also where the peer sends nothing more.
+        let only_lent = lent && !sends && !receives;
+        let closed = !only_lent && (over || channel.closed || channel.refused.is_some());
+        let something_is_here = can_receive || channel.returned > 0 || wants_room;
+        if something_is_here || ended || closed || ((can_send || due) && free > 0) {
             return false;
         }
         channel.asleep = true;
-        channel.hungry = can_send || due;
+        channel.hungry = can_send || due || lent;
         true
     }
 

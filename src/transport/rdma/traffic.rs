@@ -1,14 +1,17 @@
 //! What goes over a wire: messages, credits, and the wake-ups of those who wait for them.
 
+use std::ffi::c_uint;
+
 use super::buffers::Buffer;
-use super::channel::{Channel, Landed};
+use super::channel::{Channel, Filled, Landed};
 use super::message::{HEADER_BYTES, Header, Kind};
 use super::wire::{State, Wire};
-use super::{CREDITS_DUE, PAYLOAD};
+use super::{CONTROL, CREDITS_DUE, PAYLOAD};
 use crate::error::{Error, Result, Status, fail};
 use crate::verbs::abi::{
-    IBV_WC_RETRY_EXC_ERR, IBV_WC_SUCCESS, IBV_WC_WR_FLUSH_ERR, ibv_sge, ibv_wc, wc_status,
+    IBV_WC_RETRY_EXC_ERR, IBV_WC_SUCCESS, IBV_WC_WR_FLUSH_ERR, ibv_wc, wc_status,
 };
+use crate::verbs::posting::SendRequest;
 use crate::verbs::queue_pair::Queue;
 
 /// Completions that are taken at once.
@@ -55,7 +58,7 @@ impl Wire {
             self.free_rooms(state)?;
             self.close_all(state)?;
         }
-        Ok(())
+        self.speak(state)
     }
 
     fn received(&self, state: &mut State, completion: &ibv_wc) -> Result<()> {
@@ -63,7 +66,9 @@ impl Wire {
         if state.left {
             return Ok(());
         }
-        self.check(completion)?;
+        if completion.status != IBV_WC_SUCCESS {
+            return Err(self.named(state, completion.status));
+        }
         let buffer = state.slabs.landed(completion.wr_id)?;
         let (bytes, length) = (state.slabs.bytes(buffer), completion.byte_len as usize);
         if !(HEADER_BYTES..=HEADER_BYTES + PAYLOAD).contains(&length) {
@@ -80,6 +85,15 @@ impl Wire {
                 _ => state.left = true,
             }
             state.channels.values_mut().for_each(Channel::wake);
+            state.repost(&mut std::iter::once(buffer));
+            return Ok(());
+        }
+        if header.channel == CONTROL {
+            state.control.refill(header.credits.into())?;
+            let from = bytes.wrapping_add(HEADER_BYTES);
+            // SAFETY: the device has written so many bytes there, and the buffer is this thread's now.
+            let data = unsafe { std::slice::from_raw_parts(from, header.length as usize) };
+            self.heard(state, header.kind, data)?;
             state.repost(&mut std::iter::once(buffer));
             return Ok(());
         }
@@ -102,29 +116,21 @@ impl Wire {
         Ok(())
     }
 
-    /// Fails unless this is the completion of something that worked.
-    fn check(&self, completion: &ibv_wc) -> Result<()> {
-        let mut status = completion.status;
-        if status == IBV_WC_SUCCESS {
-            return Ok(());
-        }
+    /// What a completion that failed comes to.
+    fn named(&self, state: &mut State, mut status: c_uint) -> Error {
         if status == IBV_WC_WR_FLUSH_ERR {
             // A consequence: what stopped the queue pair is, if anything, the failure of a send.
-            let mut done = [ibv_wc::default(); BATCH];
-            while let Ok(count @ 1..) = self.pair.poll(Queue::Send, &mut done) {
-                let cause = done[..count]
-                    .iter()
-                    .find(|wc| ![IBV_WC_SUCCESS, IBV_WC_WR_FLUSH_ERR].contains(&wc.status));
-                if let Some(cause) = cause {
-                    status = cause.status;
-                    break;
-                }
-            }
+            status = self.take_sent(state).unwrap_or(status);
         }
         let what = wc_status(status);
         match status {
-            IBV_WC_RETRY_EXC_ERR => fail!(PeerLost, "no answer from {}: {what}", self.name),
-            _ => fail!(Backend, "the queue pair to {} failed: {what}", self.name),
+            IBV_WC_RETRY_EXC_ERR => {
+                Error::new(Status::PeerLost, format!("no answer from {}: {what}", self.name))
+            }
+            _ => {
+                let failed = format!("the queue pair to {} failed: {what}", self.name);
+                Error::new(Status::Backend, failed)
+            }
         }
     }
 
@@ -138,17 +144,31 @@ impl Wire {
         Ok(())
     }
 
-    /// Takes back the rooms whose sends have completed, and wakes those who want one.
+    /// Takes back what has been sent, and wakes those who wait for that.
     pub(super) fn free_rooms(&self, state: &mut State) -> Result<()> {
+        match self.take_sent(state)? {
+            // Nobody answers for a peer that has left; what comes of a wire that has ended is no news.
+            status if status != IBV_WC_SUCCESS && !state.left && state.end.is_none() => {
+                Err(self.named(state, status))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, whatever came of the sends: the status of one that failed, if one has.
+    fn take_sent(&self, state: &mut State) -> Result<c_uint> {
         let mut done = [ibv_wc::default(); BATCH];
+        let mut status = IBV_WC_SUCCESS;
         loop {
             let count = self.pair.poll(Queue::Send, &mut done)?;
             for completion in &done[..count] {
-                // Nobody answers for a peer that has left.
-                if !(state.left && completion.status != IBV_WC_SUCCESS) {
-                    self.check(completion)?;
+                // One that was flushed is the consequence of another.
+                if [IBV_WC_SUCCESS, IBV_WC_WR_FLUSH_ERR].contains(&status)
+                    && completion.status != IBV_WC_SUCCESS
+                {
+                    status = completion.status;
                 }
-                state.rooms.give_back(completion.wr_id)?;
+                state.give_back(completion.wr_id)?;
             }
             if count > 0 {
                 state
@@ -158,7 +178,7 @@ impl Wire {
                     .for_each(Channel::wake);
             }
             if count < BATCH {
-                return Ok(());
+                return Ok(status);
             }
         }
     }
@@ -169,7 +189,7 @@ impl Wire {
             let known = state.channels.get(&number).is_some_and(|channel| channel.peer.is_some());
             if known && !state.is_over() {
                 let Some(room) = state.rooms.take() else { return Ok(()) };
-                self.send(state, number, Kind::Close, &[(room, 0)])?;
+                self.send(state, number, Kind::Close, &[Filled::empty(room)])?;
             }
             state.closing.pop();
             let Some(channel) = state.channels.get_mut(&number) else { continue };
@@ -177,6 +197,7 @@ impl Wire {
             if channel.closed {
                 state.forget(number);
             }
+            state.forget_if_refused(number);
         }
         Ok(())
     }
@@ -187,7 +208,7 @@ impl Wire {
             return;
         }
         let sent = match state.rooms.take() {
-            Some(room) => self.send(state, 0, kind, &[(room, 0)]),
+            Some(room) => self.send(state, CONTROL, kind, &[Filled::empty(room)]),
             None => Ok(()),
         };
         if let Err(e) = sent {
@@ -195,30 +216,26 @@ impl Wire {
         }
     }
 
-    pub(super) fn send_all(
-        &self,
-        state: &mut State,
-        number: u32,
-        filled: &[(u16, usize)],
-    ) -> Result<()> {
+    pub(super) fn send_all(&self, state: &mut State, number: u32, filled: &[Filled]) -> Result<()> {
         match filled {
             [] => Ok(()),
             _ => self.send(state, number, Kind::Data, filled),
         }
     }
 
-    /// Sends rooms with so many bytes of data each, as the next messages of a channel.
-    fn send(
+    /// Sends what these rooms have, as the next messages of a channel.
+    pub(super) fn send(
         &self,
         state: &mut State,
         number: u32,
         kind: Kind,
-        rooms: &[(u16, usize)],
+        rooms: &[Filled],
     ) -> Result<()> {
-        let mut requests: Vec<(u64, ibv_sge)> = Vec::with_capacity(rooms.len());
-        for (room, len) in rooms {
+        let mut requests: Vec<SendRequest> = Vec::with_capacity(rooms.len());
+        for filled in rooms {
             let (peer, credits) = match (kind, state.channels.get_mut(&number)) {
-                (Kind::Goodbye | Kind::Hello, _) => (0, 0),
+                (Kind::Goodbye | Kind::Hello, _) => (CONTROL, 0),
+                _ if number == CONTROL => (CONTROL, state.control.tell()),
                 (_, Some(Channel { peer: None, .. }) | None) => {
                     fail!(Internal, "a message for channel {number}, which is not open")
                 }
@@ -227,17 +244,20 @@ impl Wire {
             let header = Header {
                 channel: peer,
                 number: state.sent,
-                length: *len as u32,
+                length: filled.len() as u32,
                 credits: credits as u16,
                 kind,
             };
             state.sent = state.sent.wrapping_add(1);
+            let bytes = state.rooms.bytes(filled.room);
             // SAFETY: the room is taken, and nothing is sent from it yet.
-            unsafe { state.rooms.bytes(*room).cast::<[u8; HEADER_BYTES]>().write(header.encode()) };
-            requests.push(state.rooms.request(*room, HEADER_BYTES + len));
+            unsafe { bytes.cast::<[u8; HEADER_BYTES]>().write(header.encode()) };
+            let len = HEADER_BYTES + filled.copied;
+            requests.push(state.rooms.request(filled.room, len, filled.lent));
+            state.count(number, filled);
         }
         // SAFETY: the rooms are in the state, which goes after the queue pair; one is written again only
-        // once it was given back.
+        // once it was given back. What is lent stays until it is returned: see `lending.rs`.
         unsafe { self.pair.post_sends(&requests) }
     }
 
@@ -253,7 +273,7 @@ impl Wire {
             self.free_rooms(state)?;
         }
         match state.rooms.take() {
-            Some(room) => self.send(state, number, Kind::Credits, &[(room, 0)]),
+            Some(room) => self.send(state, number, Kind::Credits, &[Filled::empty(room)]),
             // Later: this thread asks for a room before it sleeps.
             None => Ok(()),
         }
@@ -286,6 +306,14 @@ impl State {
     pub(super) fn repost(&mut self, buffers: &mut dyn Iterator<Item = Buffer>) {
         for buffer in buffers {
             self.reposts.push(self.slabs.request(buffer));
+        }
+    }
+
+    /// The peer never opened a channel that this end has closed: nothing comes for it.
+    pub(super) fn forget_if_refused(&mut self, number: u32) {
+        let over = |channel: &Channel| channel.refused.is_some() && channel.dropped;
+        if self.channels.get(&number).is_some_and(over) {
+            self.forget(number);
         }
     }
 

@@ -9,21 +9,23 @@ use parking_lot::Mutex;
 
 use super::buffers::{MOST, ROOMS, Rooms, Slabs};
 use super::channel::Channel;
+use super::control::Control;
 use super::message::Kind as Said;
 use super::opening::Orphan;
-use super::{BUFFER, Introduction};
+use super::{BUFFER, CONTROL, Introduction, WIRE_RECEIVES};
 use crate::error::{Error, Result, Status, fail};
 use crate::verbs::abi::{ibv_sge, ibv_wc};
 use crate::verbs::device::Device;
+use crate::verbs::lending::Lease;
 use crate::verbs::queue_pair::{Kind, Plan, Queue, QueuePair, Remote};
 use crate::wait::Deadline;
 
 /// 256 bytes: what most headers of calls with the data of small ones take.
 const INLINE: u32 = 256;
 /// How long a queue pair that was stopped may take to give back the next of what was posted.
-const FLUSH: Duration = Duration::from_millis(20);
+pub(super) const FLUSH: Duration = Duration::from_millis(20);
 /// Between two looks meanwhile.
-const PAUSE: Duration = Duration::from_micros(200);
+pub(super) const PAUSE: Duration = Duration::from_micros(200);
 
 /// A queue pair with its buffers, which knows no other end yet.
 pub struct Stub {
@@ -38,6 +40,10 @@ pub(super) struct State {
     pub(super) slabs: Slabs,
     pub(super) rooms: Rooms,
     pub(super) channels: HashMap<u32, Channel>,
+    /// The channel that is none of those.
+    pub(super) control: Control,
+    /// Whether a probe is under way.
+    pub(super) probing: bool,
     /// The number of the next channel: never one that was there before.
     pub(super) next: u32,
     /// Messages sent and received.
@@ -57,6 +63,19 @@ pub(super) struct State {
     pub(super) closing: Vec<u32>,
     /// Channels that were given up before the peer told its number.
     pub(super) orphans: Vec<Orphan>,
+    /// What was sent.
+    pub(super) bytes: Bytes,
+    /// Memory of callers that the device did not give back.
+    pub(super) stranded: Vec<Lease>,
+}
+
+/// Data that was sent over a wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes {
+    /// From rooms that it was copied to.
+    pub copied: u64,
+    /// From where it was.
+    pub lent: u64,
 }
 
 /// What is registered for a wire.
@@ -72,8 +91,11 @@ impl Stub {
     /// A queue pair on this device, `None`: of type rc, unless the device has no such.
     pub fn new(device: &Arc<Device>, kind: Option<Kind>) -> Result<Stub> {
         let most = MOST.min(device.max_requests as usize).min(device.max_completions as usize);
-        let rooms = ROOMS.min(device.max_requests as usize).min(device.max_completions as usize);
-        let plan = Plan { kind, sends: rooms as u32, recvs: most as u32, inline_bytes: INLINE };
+        // Beside them there is a probe.
+        let sends = (ROOMS + 1).min(device.max_requests as usize);
+        let sends = sends.min(device.max_completions as usize);
+        let rooms = sends.saturating_sub(1).max(1);
+        let plan = Plan { kind, sends: sends as u32, recvs: most as u32, inline_bytes: INLINE };
         let pair = QueuePair::new(device, plan)?;
         let first_packet =
             getrandom::u32().map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
@@ -81,7 +103,9 @@ impl Stub {
             slabs: Slabs::new(most),
             rooms: Rooms::new(device, rooms)?,
             channels: HashMap::new(),
-            next: 0,
+            control: Control::new(),
+            probing: false,
+            next: CONTROL + 1,
             sent: 0,
             heard: 0,
             met: false,
@@ -92,11 +116,12 @@ impl Stub {
             reposts: Vec::new(),
             closing: Vec::new(),
             orphans: Vec::new(),
+            bytes: Bytes::default(),
+            stranded: Vec::new(),
         };
         let first_packet = first_packet & 0xff_ffff;
         let mut stub = Stub { pair, device: device.clone(), state, first_packet };
-        // For the peer's first and last message; all others are promised to channels.
-        let Some(requests) = stub.state.slabs.promise(device, 2)? else {
+        let Some(requests) = stub.state.slabs.promise(device, WIRE_RECEIVES)? else {
             fail!(Unavailable, "{} takes no receives", device.name);
         };
         // SAFETY: the slabs are in the state, which goes after the queue pair; a buffer is touched only
@@ -203,6 +228,13 @@ impl Wire {
         }
     }
 
+    /// Whether the peer has said goodbye.
+    pub fn has_left(&self) -> bool {
+        let mut state = self.state.lock();
+        self.look(&mut state);
+        state.left
+    }
+
     /// Waits until the peer's device has what was sent, or nobody is there to have it.
     pub fn settle(&self, deadline: Deadline) {
         loop {
@@ -235,13 +267,15 @@ impl Drop for Wire {
         // Once stopped, it gives back all that is posted; then there is nothing that the device could
         // still write to.
         let state = self.state.get_mut();
+        let Bytes { copied, lent } = state.bytes;
+        log::debug!("sent to {}: {copied} bytes were copied, {lent} lent", self.name);
         if let Err(e) = self.pair.stop() {
             log::debug!("queue pair to {}: {e}", self.name);
             return;
         }
         // Buffers that have landed are not posted.
         let landed: usize = state.channels.values().map(|channel| channel.landed.len()).sum();
-        let sending = state.rooms.total() - state.rooms.free();
+        let sending = state.rooms.total() - state.rooms.free() + usize::from(state.probing);
         let mut left = (state.slabs.total() + sending).saturating_sub(landed);
         let mut deadline = Deadline::after(Some(FLUSH));
         let mut done = [ibv_wc::default(); 16];

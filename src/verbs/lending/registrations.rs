@@ -383,8 +383,8 @@ impl Registrations {
 /// come have the other; of one that may lock all, a quarter of the memory.
 fn budget() -> usize {
     let limit = getrlimit(Resource::Memlock).current;
-    let may_lock_all = capabilities(None)
-        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    let may_lock_all =
+        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
     match limit {
         Some(bytes) if !may_lock_all => usize::try_from(bytes / 2).unwrap_or(usize::MAX),
         _ => {

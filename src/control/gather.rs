@@ -1,0 +1,186 @@
+//! The caller's own all-gather, by which ranks tell each other what no connection carries yet.
+
+use std::ffi::c_void;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::config::AllGather;
+use crate::error::{Error, Result, fail};
+
+/// Bytes of a rank's word on how far it has come.
+pub const WORD_BYTES: usize = 1024;
+/// Of these, the most that are a sentence: JSON may write some characters in six bytes.
+const LONGEST: usize = WORD_BYTES / 2;
+
+/// How far a rank has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Word {
+    /// All is well.
+    Well,
+    /// It does not reach another rank over TCP: why.
+    OutOfReach(String),
+    /// It cannot take part.
+    Failed(Error),
+}
+
+impl Word {
+    /// How far a rank has come that has come to this.
+    pub fn of<T>(outcome: &Result<T>) -> Word {
+        match outcome {
+            Ok(_) => Word::Well,
+            Err(e) => Word::Failed(e.clone()),
+        }
+    }
+
+    /// As it travels: JSON, and zeros behind it.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut word = self.clone();
+        if let Word::OutOfReach(text) | Word::Failed(Error { message: text, .. }) = &mut word {
+            let fits = |end: &usize| text.is_char_boundary(*end);
+            text.truncate((0..=LONGEST.min(text.len())).rev().find(fits).unwrap_or(0));
+        }
+        let mut bytes = serde_json::to_vec(&word).unwrap_or_default();
+        bytes.resize(WORD_BYTES, 0);
+        bytes
+    }
+}
+
+/// The all-gather of this rank's caller.
+pub struct Gatherer {
+    all_gather: AllGather,
+    rank: usize,
+    size: usize,
+}
+
+impl Gatherer {
+    /// That of a start of so many ranks.
+    pub fn new(all_gather: AllGather, rank: usize, size: usize) -> Gatherer {
+        Gatherer { all_gather, rank, size }
+    }
+
+    /// Brings every rank's bytes to all, as many of each: in the order of ranks.
+    pub fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let bytes = own.len();
+        let mut all = vec![0u8; bytes * self.size];
+        let (src, dst) = (own.as_ptr().cast::<c_void>(), all.as_mut_ptr().cast::<c_void>());
+        let AllGather { function, user_data } = self.all_gather;
+        // SAFETY: the caller of mlxd_options_set_all_gather promised a function that reads so many bytes
+        // at src and writes as many for each rank at dst; both buffers are that large.
+        let status = unsafe { function(user_data, src, dst, bytes) };
+        if status != 0 {
+            fail!(Config, "the caller's all-gather function returned {status}, not 0");
+        }
+        let parts: Vec<Vec<u8>> = all.chunks_exact(bytes).map(<[u8]>::to_vec).collect();
+        if parts.get(self.rank).is_none_or(|part| part != own) {
+            fail!(
+                Config,
+                "the caller's all-gather function did not bring the bytes of rank {} to its place",
+                self.rank
+            );
+        }
+        Ok(parts)
+    }
+
+    /// Tells all ranks how far this one has come: why some do not reach each other, if that is so. One
+    /// that cannot take part fails the start for all.
+    pub fn agree(&self, own: &Word) -> Result<Option<String>> {
+        self.sum_up(&self.gather(&own.encode())?)
+    }
+
+    /// As [`Gatherer::agree`], with the words that all gave.
+    pub fn sum_up(&self, words: &[Vec<u8>]) -> Result<Option<String>> {
+        let mut why = None;
+        for (rank, bytes) in words.iter().enumerate() {
+            match read(bytes, rank)? {
+                Word::Well => {}
+                Word::OutOfReach(cause) => {
+                    why.get_or_insert(format!("rank {rank}: {cause}"));
+                }
+                Word::Failed(e) if rank == self.rank => return Err(e),
+                Word::Failed(e) => return Err(e.at(format_args!("rank {rank}"))),
+            }
+        }
+        Ok(why)
+    }
+}
+
+/// What a rank gave, as JSON with zeros behind it.
+pub fn read<T: DeserializeOwned>(bytes: &[u8], rank: usize) -> Result<T> {
+    let json = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    match serde_json::from_slice(json) {
+        Ok(told) => Ok(told),
+        Err(e) => fail!(
+            Config,
+            "the caller's all-gather function did not bring what rank {rank} gave, or that rank has \
+             another version of libmlxd: {e}"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Status;
+
+    /// Gives each rank what this one gave.
+    unsafe extern "C" fn echo(
+        ranks: *mut c_void,
+        src: *const c_void,
+        dst: *mut c_void,
+        bytes: usize,
+    ) -> i32 {
+        for rank in 0..ranks as usize {
+            // SAFETY: the buffers are as the contract of the function says.
+            unsafe {
+                let into = dst.cast::<u8>().add(rank * bytes);
+                std::ptr::copy_nonoverlapping(src.cast::<u8>(), into, bytes);
+            }
+        }
+        0
+    }
+
+    fn gatherer(rank: usize, filled: usize) -> Gatherer {
+        let user_data = std::ptr::without_provenance_mut(filled);
+        Gatherer::new(AllGather { function: echo, user_data }, rank, 3)
+    }
+
+    #[test]
+    fn words_travel_however_long_they_are() {
+        let long = "ä\u{1}".repeat(2000);
+        for word in [
+            Word::Well,
+            Word::OutOfReach("cannot connect".to_owned()),
+            Word::Failed(Error::new(Status::Auth, "no")),
+        ] {
+            assert_eq!(read::<Word>(&word.encode(), 0), Ok(word));
+        }
+        let Ok(Word::OutOfReach(text)) = read(&Word::OutOfReach(long.clone()).encode(), 0) else {
+            panic!("another word");
+        };
+        assert!(text.len() > 100 && long.starts_with(&text));
+    }
+
+    #[test]
+    fn a_function_that_brings_something_else_is_found_out() {
+        assert_eq!(gatherer(2, 3).gather(&[1, 2]).unwrap(), [[1, 2]; 3]);
+        let error = gatherer(2, 2).gather(&[1, 2]).unwrap_err();
+        assert!(error.status == Status::Config && error.message.contains("rank 2"), "{error}");
+        // Zeros from the others.
+        let error = gatherer(0, 1).agree(&Word::Well).unwrap_err();
+        assert!(error.status == Status::Config && error.message.contains("rank 1"), "{error}");
+    }
+
+    #[test]
+    fn the_worst_word_counts() {
+        let words = |words: [Word; 3]| words.map(|word| word.encode()).to_vec();
+        let out = || Word::OutOfReach("no way".to_owned());
+        let failed = || Word::Failed(Error::new(Status::Config, "wrong"));
+        let sum_up = |all| gatherer(1, 3).sum_up(&words(all));
+        assert_eq!(sum_up([Word::Well, Word::Well, Word::Well]), Ok(None));
+        assert_eq!(sum_up([Word::Well, out(), Word::Well]), Ok(Some("rank 1: no way".to_owned())));
+        let error = |message: &str| Err(Error::new(Status::Config, message));
+        assert_eq!(sum_up([out(), Word::Well, failed()]), error("rank 2: wrong"));
+        assert_eq!(sum_up([out(), failed(), Word::Well]), error("wrong"));
+    }
+}

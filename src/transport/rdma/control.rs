@@ -1,0 +1,256 @@
+//! The control channel that every wire has from the start, and what its ends do by it: they open channels
+//! without a connection beside the wire, and find out whether messages were lost.
+//!
+//! Its messages are records, which are handled where they are received. An end that opens a channel says
+//! so; the channel is there when both have. What the peer has opened, and this end has not, is kept
+//! until it does, or lets go of the group.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::channel::{Channel, Filled, Ways};
+use super::link::RdmaLink;
+use super::message::{HEADER_BYTES, Kind as Said};
+use super::record::{Name, RECORD_BYTES, Record};
+use super::wire::{State, Wire};
+use super::{CONTROL, CONTROL_CREDITS, CONTROL_CREDITS_DUE};
+use crate::error::{Error, Result, Status, fail};
+use crate::verbs::queue_pair::Kind;
+use crate::wait::Wake;
+
+/// One end of it.
+pub struct Control {
+    /// Records that may be sent.
+    credits: usize,
+    /// Records that were handled, which the peer was not told of.
+    untold: usize,
+    /// Records that the peer may have sent more than it gave back.
+    granted: usize,
+    /// What waits for a credit, or a room.
+    unsaid: VecDeque<Record>,
+    /// What the peer has opened, or had no room for, and this end has not opened.
+    early: HashMap<Name, Option<(u32, usize)>>,
+    /// Groups that this end has let go of.
+    forgotten: HashSet<u64>,
+}
+
+impl Control {
+    /// A new one.
+    pub fn new() -> Control {
+        Control {
+            credits: CONTROL_CREDITS,
+            untold: 0,
+            granted: CONTROL_CREDITS,
+            unsaid: VecDeque::new(),
+            early: HashMap::new(),
+            forgotten: HashSet::new(),
+        }
+    }
+
+    /// Takes in credits that came back.
+    pub fn refill(&mut self, credits: usize) -> Result<()> {
+        self.credits += credits;
+        if self.credits > CONTROL_CREDITS {
+            fail!(Internal, "{} credits for records, {CONTROL_CREDITS} at most", self.credits);
+        }
+        Ok(())
+    }
+
+    /// Credits to give back, which the next message takes along.
+    pub fn tell(&mut self) -> usize {
+        let credits = std::mem::take(&mut self.untold);
+        self.granted += credits;
+        credits
+    }
+
+    /// A record has come.
+    fn land(&mut self) -> Result<()> {
+        let Some(left) = self.granted.checked_sub(1) else {
+            fail!(Internal, "a record without a credit for it");
+        };
+        self.granted = left;
+        self.untold += 1;
+        Ok(())
+    }
+
+    /// Whether something could be sent, had it a room.
+    pub fn wants_room(&self) -> bool {
+        self.untold >= CONTROL_CREDITS_DUE || (!self.unsaid.is_empty() && self.credits > 0)
+    }
+}
+
+/// A link over a channel that the other end opens under the same name, sooner or later.
+pub fn open(wire: &Arc<Wire>, name: Name, peer: String, ways: Ways) -> Result<RdmaLink> {
+    let bell = Arc::new(Wake::new()?);
+    let number = wire.open_as(name, ways, bell.clone())?;
+    RdmaLink::new(wire.clone(), number, None, peer, bell)
+}
+
+impl Wire {
+    /// A new channel that has this name at both ends. Nothing goes over it before the other end has
+    /// opened it as well.
+    fn open_as(&self, name: Name, ways: Ways, bell: Arc<Wake>) -> Result<u32> {
+        let opened = self.open(ways, bell)?;
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if let Some(end) = &state.end {
+            return Err(end.clone());
+        }
+        let end = opened.map(|number| (number, ways.credits()));
+        state.control.unsaid.push_back(Record::Open { name, end });
+        let theirs = state.control.early.remove(&name);
+        let Some(number) = opened else {
+            self.speak_or_fail(state);
+            fail!(Unavailable, "{}", self.no_room("this end"));
+        };
+        if let Some(channel) = state.channels.get_mut(&number) {
+            channel.name = Some(name);
+            if let Some(theirs) = theirs {
+                self.met(channel, theirs)?;
+            }
+        }
+        self.speak_or_fail(state);
+        Ok(number)
+    }
+
+    /// This end has let go of a group: whoever opens a channel of it waits in vain.
+    pub fn forget_group(&self, group: u64) {
+        let mut state = self.state.lock();
+        let control = &mut state.control;
+        control.forgotten.insert(group);
+        for (_, theirs) in control.early.extract_if(|name, _| name.group == group) {
+            if let Some((number, _)) = theirs {
+                control.unsaid.push_back(Record::Gone { number });
+            }
+        }
+        self.speak_or_fail(&mut state);
+    }
+
+    /// Nothing has moved for a while. Sends what shows that the peer is gone, or that something was
+    /// lost: messages are numbered, so that any message shows that one before it has not come.
+    pub fn stir(&self) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.end.is_some() || state.is_over() || !state.met {
+            return;
+        }
+        match self.kind() {
+            // The device answers for its rank, whatever that does, as long as the rank is there.
+            Kind::Rc if !state.probing => match self.pair.post_probe(PROBE) {
+                Ok(()) => state.probing = true,
+                Err(e) => self.fail(state, e),
+            },
+            Kind::Rc => {}
+            // As many as have credits: when the peer looks at one, it gives that back.
+            Kind::Uc if state.control.unsaid.is_empty() && state.control.credits > 0 => {
+                state.control.unsaid.push_back(Record::Probe);
+                self.speak_or_fail(state);
+            }
+            Kind::Uc => {}
+        }
+    }
+
+    /// A message of the control channel has come.
+    pub(super) fn heard(&self, state: &mut State, said: Said, data: &[u8]) -> Result<()> {
+        if said == Said::Credits {
+            return Ok(());
+        }
+        let Ok(bytes) = <&[u8; RECORD_BYTES]>::try_from(data) else {
+            fail!(Internal, "a record of {} bytes came from {}", data.len(), self.name);
+        };
+        state.control.land()?;
+        match Record::decode(bytes)? {
+            Record::Open { name, end } => self.offered(state, name, end),
+            Record::Gone { number } => {
+                if let Some(channel) = state.channels.get_mut(&number) {
+                    let why = format!("{} has freed its handle of the group", self.name);
+                    channel.refuse(Error::new(Status::PeerLost, why));
+                    state.forget_if_refused(number);
+                }
+                Ok(())
+            }
+            Record::Probe => Ok(()),
+        }
+    }
+
+    /// The peer has opened its end of a channel, or has no room for it.
+    fn offered(&self, state: &mut State, name: Name, end: Option<(u32, usize)>) -> Result<()> {
+        let ours = |(_, channel): &(&u32, &mut Channel)| channel.name == Some(name);
+        if let Some((number, channel)) = state.channels.iter_mut().find(ours) {
+            let number = *number;
+            self.met(channel, end)?;
+            channel.wake();
+            if channel.dropped && channel.peer.is_some() {
+                state.closing.push(number);
+            }
+            state.forget_if_refused(number);
+        } else if !state.control.forgotten.contains(&name.group) {
+            state.control.early.insert(name, end);
+        } else if let Some((number, _)) = end {
+            state.control.unsaid.push_back(Record::Gone { number });
+        }
+        Ok(())
+    }
+
+    /// What the other end of a channel has said.
+    fn met(&self, channel: &mut Channel, theirs: Option<(u32, usize)>) -> Result<()> {
+        match theirs {
+            Some((number, credits)) => {
+                channel.peer = Some(number);
+                channel.refill(credits)
+            }
+            None => {
+                channel.refuse(Error::new(Status::Unavailable, self.no_room("the other end")));
+                Ok(())
+            }
+        }
+    }
+
+    fn no_room(&self, whose: &str) -> String {
+        format!(
+            "{whose} of the wire to {} has no room for another channel, and TCP cannot stand in for \
+             it here; free groups that are not needed any more",
+            self.name
+        )
+    }
+
+    /// Sends the records that wait, and credits, as far as there are credits and rooms.
+    pub(super) fn speak(&self, state: &mut State) -> Result<()> {
+        while state.control.wants_room() && state.end.is_none() && !state.is_over() {
+            if state.rooms.free() == 0 {
+                self.free_rooms(state)?;
+            }
+            let Some(room) = state.rooms.take() else { break };
+            let record = match state.control.credits {
+                0 => None,
+                _ => state.control.unsaid.pop_front(),
+            };
+            match record {
+                Some(record) => {
+                    state.control.credits -= 1;
+                    let into = state.rooms.bytes(room).wrapping_add(HEADER_BYTES);
+                    // SAFETY: the room is taken, has a buffer's bytes, and nothing is sent from it yet.
+                    unsafe { into.cast::<[u8; RECORD_BYTES]>().write(record.encode()) };
+                    self.send(
+                        state,
+                        CONTROL,
+                        Said::Data,
+                        &[Filled { copied: RECORD_BYTES, ..Filled::empty(room) }],
+                    )?;
+                }
+                None => self.send(state, CONTROL, Said::Credits, &[Filled::empty(room)])?,
+            }
+        }
+        Ok(())
+    }
+
+    fn speak_or_fail(&self, state: &mut State) {
+        // What was read and not posted again yet, the peer must not be told of.
+        if let Err(e) = self.post_again(state).and_then(|()| self.speak(state)) {
+            self.fail(state, e);
+        }
+    }
+}
+
+/// The request that a probe completes under.
+pub const PROBE: u64 = u64::MAX;

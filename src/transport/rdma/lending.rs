@@ -1,0 +1,95 @@
+//! Memory of callers that a wire sends from where it is: which messages of a channel the device may still
+//! read, until they have completed.
+
+use std::time::Duration;
+
+use super::channel::Filled;
+use super::control::PROBE;
+use super::wire::{FLUSH, PAUSE, State, Wire};
+use crate::error::{Error, Result, Status};
+use crate::verbs::lending::{Lease, Wish};
+use crate::wait::Deadline;
+
+/// 0.3 s: a device answers within microseconds, whatever its program does, and by then has been asked
+/// again if a packet was lost.
+const ANSWER: Duration = Duration::from_millis(300);
+
+impl Wire {
+    /// Memory of a caller, registered, if that is worth it and the device sends it behind a header.
+    pub fn lend(&self, wish: &Wish) -> Option<Lease> {
+        (self.pair.send_pieces() > 1).then(|| self.device.lend(wish)).flatten()
+    }
+
+    /// Takes in what has been sent, if a channel waits for that: how many messages with lent memory since
+    /// this was called last.
+    pub(super) fn take_returned(&self, state: &mut State, number: u32) -> usize {
+        if state.channels.get(&number).is_some_and(|channel| channel.lent > 0)
+            && let Err(e) = self.free_rooms(state)
+        {
+            self.fail(state, e);
+        }
+        state.channels.get_mut(&number).map_or(0, |channel| std::mem::take(&mut channel.returned))
+    }
+
+    /// Waits until the device reads no lent memory of a channel any more. Ends the wire if that takes
+    /// long: then what was posted completes at once. False if not even that does.
+    pub fn call_back(&self, number: u32) -> bool {
+        let mut deadline = Deadline::after(Some(ANSWER));
+        let mut ended = false;
+        loop {
+            let mut state = self.state.lock();
+            if let Err(e) = self.free_rooms(&mut state) {
+                self.fail(&mut state, e);
+            }
+            let Some(channel) = state.channels.get_mut(&number) else { return true };
+            if channel.lent == 0 {
+                channel.returned = 0;
+                return true;
+            }
+            if !ended && deadline.passed() {
+                let why = format!("no answer from {} to what was sent", self.name);
+                self.fail(&mut state, Error::new(Status::PeerLost, why));
+            }
+            if !std::mem::replace(&mut ended, state.end.is_some()) && ended {
+                deadline = Deadline::after(Some(FLUSH));
+            }
+            if ended && deadline.passed() {
+                return false;
+            }
+            drop(state);
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// What the device did not give back stays registered as long as the wire is there.
+    pub fn strand(&self, leases: impl Iterator<Item = Lease>) {
+        log::warn!("{} did not stop: memory that it may read stays registered", self.name);
+        self.state.lock().stranded.extend(leases);
+    }
+}
+
+impl State {
+    /// A message of a channel is about to be sent.
+    pub(super) fn count(&mut self, number: u32, filled: &Filled) {
+        self.bytes.copied += filled.copied as u64;
+        let Some(piece) = &filled.lent else { return };
+        self.bytes.lent += u64::from(piece.length);
+        self.rooms.lend(filled.room, number);
+        if let Some(channel) = self.channels.get_mut(&number) {
+            channel.lent += 1;
+        }
+    }
+
+    /// A send has completed.
+    pub(super) fn give_back(&mut self, id: u64) -> Result<()> {
+        if id == PROBE {
+            self.probing = false;
+        } else if let Some(number) = self.rooms.give_back(id)?
+            && let Some(channel) = self.channels.get_mut(&number)
+        {
+            channel.lent = channel.lent.saturating_sub(1);
+            channel.returned += 1;
+        }
+        Ok(())
+    }
+}
