@@ -38,10 +38,8 @@ enum State {
     Making,
     /// For the call that has it.
     Lent(Weak<Region>),
-    /// For calls to come as well.
+    /// For calls to come as well; once it is doomed, to be undone.
     Kept(Arc<Region>),
-    /// Its memory has gone: it is to be undone.
-    Dead(Arc<Region>),
 }
 
 /// A place of the table.
@@ -54,7 +52,7 @@ struct Place {
     state: State,
     /// Whether the kernel tells when its memory goes.
     watched: bool,
-    /// Whether it has told while this was made.
+    /// Whether it has told so.
     doomed: bool,
     /// The call that it was made for.
     call: u64,
@@ -162,7 +160,7 @@ impl Table {
                 continue;
             }
             let found = match &place.state {
-                State::Kept(region) => Some((region.clone(), true)),
+                State::Kept(region) if !place.doomed => Some((region.clone(), true)),
                 State::Lent(region) if place.call == call => region.upgrade().map(|r| (r, false)),
                 _ => None,
             };
@@ -265,13 +263,14 @@ impl Table {
     pub fn strike(&mut self, gone: &Span, unmapped: bool) -> bool {
         let mut struck = false;
         for place in self.places.iter_mut().filter(|p| touch(&p.span, gone)) {
-            place.doomed = true;
             // While it is made it may be newer than what has gone.
             if unmapped && hold(gone, &place.span) && !matches!(place.state, State::Making) {
                 place.watched = false;
             }
-            let State::Kept(region) = &place.state else { continue };
-            place.state = State::Dead(region.clone());
+            if std::mem::replace(&mut place.doomed, true) || !matches!(place.state, State::Kept(_))
+            {
+                continue;
+            }
             struck = true;
             let worth_it = place.uses >= PAID;
             for seen in self.sightings.iter_mut().filter(|s| touch(&s.span, &place.span)) {
@@ -290,11 +289,9 @@ impl Table {
     /// Takes out what is to be undone; and all that is kept, of this owner's or, `None`, of any, if `all`.
     pub fn remove(&mut self, all: bool, owner: Option<u64>, removed: &mut Removed) {
         for place in &mut self.places {
-            let named = all && owner.is_none_or(|owner| owner == place.owner);
-            match place.state {
-                State::Dead(_) => removed.add(std::mem::take(place)),
-                State::Kept(_) if named => removed.add(std::mem::take(place)),
-                _ => {}
+            let named = place.doomed || all && owner.is_none_or(|owner| owner == place.owner);
+            if named && matches!(place.state, State::Kept(_)) {
+                removed.add(std::mem::take(place));
             }
         }
     }
