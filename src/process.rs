@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::recorder::archive::Writing;
 use crate::registry::Registry;
+use crate::verbs::lending::Registrations;
+use crate::wait::Deadline;
 
 /// How long goodbye may take when the process ends.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -29,6 +31,8 @@ pub struct Process {
     pub mpi: mpi::Place,
     /// Those who look after groups on nccl.
     pub wardens: Arc<nccl::Wardens>,
+    /// What is registered of callers' memory with RDMA devices.
+    pub registrations: Arc<Registrations>,
     /// Files of the flight recorder that are being written.
     pub writing: Arc<Writing>,
     /// Every group that may still be in use.
@@ -90,6 +94,7 @@ pub fn current() -> Result<&'static Process> {
                 registry: Registry::default(),
                 mpi: mpi::Place::default(),
                 wardens: Arc::default(),
+                registrations: Arc::default(),
                 writing: Arc::default(),
                 groups: Mutex::default(),
             };
@@ -135,6 +140,8 @@ impl Process {
         groups.iter().for_each(|group| group.finalize());
         // A communicator that ends tells its peers, too; a driver that is gone must not be called.
         self.wardens.settle(FAREWELL, for_good);
+        // No call is under way any more that could use it.
+        self.registrations.settle(Deadline::after(Some(FAREWELL)));
         // Also for worlds whose last handle was freed a moment ago.
         self.reactor.settle(FAREWELL);
         self.writing.settle(deadline);

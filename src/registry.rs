@@ -240,7 +240,8 @@ fn attempt_jaccl(process: &Process, settings: &Settings) -> Result<Attempt> {
         return Ok(Attempt::Started(Group::alone("jaccl", limits, archive)?));
     }
     let scene = format!("rank {} of {}", plan.rank, plan.size);
-    let jaccl = jaccl::start(&plan, &process.reactor).map_err(|e| e.at(scene))?;
+    let jaccl = jaccl::start(&plan, &process.reactor, &process.registrations);
+    let jaccl = jaccl.map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(jaccl), limits, archive)?))
 }
 

@@ -21,6 +21,7 @@ use crate::transport::checked::CheckedLink;
 use crate::transport::late::{Arrival, LateLink};
 use crate::transport::rdma::{self, Approach, Name, Opening, Prospect, Stub, Ways, Wire};
 use crate::verbs::device::{Device, Wanted};
+use crate::verbs::lending::{Lender, Registrations};
 use crate::verbs::queue_pair::Kind;
 use crate::wait::Deadline;
 use wiring::Wiring;
@@ -38,10 +39,14 @@ const LAST_SENDS: Duration = Duration::from_secs(3);
 type Opened = HashMap<String, Arc<Device>>;
 
 /// Starts a world, of two ranks at least.
-pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
+pub fn start(
+    plan: &JacclStart,
+    reactor: &Arc<Reactor>,
+    registrations: &Arc<Registrations>,
+) -> Result<Linked> {
     let deadline = Deadline::after(plan.control.connect_timeout);
     let map = Map { devices: plan.devices.clone(), topology: plan.topology };
-    let devices = open(plan, &map);
+    let devices = open(plan, &map, registrations);
     let (started, devices) = meet(plan, reactor, devices)?;
     let Started { world, member, gatherer } = started;
     let kind = plan.queue_pair.map(|wanted| match wanted {
@@ -110,13 +115,15 @@ fn failed(world: &Seat, member: &Member, reactor: &Arc<Reactor>, error: Error) -
 }
 
 /// The devices that this rank's wires need, by name.
-fn open(plan: &JacclStart, map: &Map) -> Result<Opened> {
+fn open(plan: &JacclStart, map: &Map, registrations: &Arc<Registrations>) -> Result<Opened> {
     let wanted = Wanted { port: plan.port, gid_index: plan.gid_index.map(u32::from) };
     let mut devices = HashMap::new();
     for peer in map.wired(plan.rank) {
         for name in map.devices.wires(plan.rank, peer) {
             if !devices.contains_key(name) {
-                devices.insert(name.clone(), Arc::new(Device::open(name, wanted)?));
+                let mut device = Device::open(name, wanted)?;
+                device.lender = Lender::new(registrations, plan.register);
+                devices.insert(name.clone(), Arc::new(device));
             }
         }
     }

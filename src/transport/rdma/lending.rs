@@ -80,15 +80,15 @@ impl State {
         }
     }
 
-    /// A send has completed.
-    pub(super) fn give_back(&mut self, id: u64) -> Result<()> {
+    /// A send has completed; `sent` if the peer has it.
+    pub(super) fn give_back(&mut self, id: u64, sent: bool) -> Result<()> {
         if id == PROBE {
             self.probing = false;
         } else if let Some(number) = self.rooms.give_back(id)?
             && let Some(channel) = self.channels.get_mut(&number)
         {
             channel.lent = channel.lent.saturating_sub(1);
-            channel.returned += 1;
+            channel.returned += usize::from(sent);
         }
         Ok(())
     }

@@ -40,6 +40,8 @@ mod channel;
 mod control;
 mod introduction;
 mod lending;
+#[cfg(test)]
+mod lending_tests;
 mod link;
 mod message;
 mod opening;

@@ -18,7 +18,7 @@ use crate::wait::{Deadline, Wake, interest, wait};
 const BOTH: Ways = Ways { sends: true, receives: true };
 
 /// Sends `len` bytes from the first end to the second, and calls progress on both until `done`.
-fn exchange(pair: &mut Pair, len: usize) {
+pub fn exchange(pair: &mut Pair, len: usize) {
     let (data, mut into) = (pattern(len, 3), vec![0; len]);
     let landed = pair.1.landed() + len as u64;
     // SAFETY: the vectors outlive the loop that drives the links, and are not used meanwhile.
@@ -34,7 +34,7 @@ fn exchange(pair: &mut Pair, len: usize) {
     assert!(data == into);
 }
 
-fn until(mut done: impl FnMut() -> bool) {
+pub fn until(mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < Duration::from_secs(60), "no end in sight");
@@ -195,7 +195,7 @@ fn sleepers_are_woken() {
 }
 
 /// Sends or receives so many bytes; sleeps whenever nothing moves.
-fn pass(link: &mut dyn Link, sends: bool, len: usize) {
+pub fn pass(link: &mut dyn Link, sends: bool, len: usize) {
     let (data, mut into) = (pattern(len, len), vec![0; len]);
     let all = len as u64 + if sends { link.sent() } else { link.landed() };
     // SAFETY: the vectors outlive the loop that drives the link, and are not used meanwhile.

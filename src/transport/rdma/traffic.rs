@@ -120,7 +120,10 @@ impl Wire {
     fn named(&self, state: &mut State, mut status: c_uint) -> Error {
         if status == IBV_WC_WR_FLUSH_ERR {
             // A consequence: what stopped the queue pair is, if anything, the failure of a send.
-            status = self.take_sent(state).unwrap_or(status);
+            match self.take_sent(state) {
+                Ok(IBV_WC_SUCCESS) | Err(_) => {}
+                Ok(cause) => status = cause,
+            }
         }
         let what = wc_status(status);
         match status {
@@ -147,7 +150,7 @@ impl Wire {
     /// Takes back what has been sent, and wakes those who wait for that.
     pub(super) fn free_rooms(&self, state: &mut State) -> Result<()> {
         match self.take_sent(state)? {
-            // Nobody answers for a peer that has left; what comes of a wire that has ended is no news.
+            // What comes of a wire that has ended is no news.
             status if status != IBV_WC_SUCCESS && !state.left && state.end.is_none() => {
                 Err(self.named(state, status))
             }
@@ -168,7 +171,9 @@ impl Wire {
                 {
                     status = completion.status;
                 }
-                state.give_back(completion.wr_id)?;
+                // Nobody answers for a peer that has left.
+                let sent = completion.status == IBV_WC_SUCCESS || state.left;
+                state.give_back(completion.wr_id, sent)?;
             }
             if count > 0 {
                 state
