@@ -71,6 +71,11 @@ add_rdma_test(small mesh 2 2 1 uc "" 20000)
 add_rdma_test(small ring 3 1 2 uc "" 1000)
 set_tests_properties(rdma_small_mesh_2_uc_on_2 PROPERTIES COST 1000 TIMEOUT 600)
 
+# Memory that is sent from where it is, whatever becomes of it between calls.
+add_test_program(rdma_memory mlxd::mlxd rdma_memory.c)
+add_rdma_test(rdma_memory mesh 2 1 1 rc "MLXD_RDMA_REGISTER=always" 2)
+add_rdma_test(rdma_memory ring 3 2 1 uc "MLXD_RDMA_REGISTER=always" 1)
+
 # Programs that start their ranks by themselves.
 set(rdma_with "${ctests_dir}/rdma_with.sh")
 add_test(NAME rdma_peer_lost_rc COMMAND "${rdma_with}" 2 $<TARGET_FILE:peer_lost> rdma)

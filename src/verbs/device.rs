@@ -9,6 +9,7 @@ use super::abi::*;
 use super::address::{AddressKind, GidEntry, PortAddress, choose_gid, gid_kind, is_own_address};
 use super::functions::Functions;
 use super::lending::Lender;
+use super::library::forks_need_nothing;
 use super::open;
 use crate::error::{Error, Result, Status, fail};
 
@@ -315,6 +316,10 @@ impl Drop for Device {
 fn mind_forks(functions: &Functions) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        // It would take pages of callers' from children, once they are registered.
+        if forks_need_nothing() {
+            return;
+        }
         // SAFETY: it takes nothing, and may be called at any time.
         let code = unsafe { (functions.fork_init)() };
         if code != 0 {

@@ -26,11 +26,10 @@ pub fn open() -> Result<&'static Functions> {
 
 /// `IBV_FORK_UNNEEDED`
 const FORK_UNNEEDED: c_int = 2;
-/// Whether the kernel by itself keeps a process and its registered memory together when it forks.
+/// What libibverbs said of that.
 static FORKS_NEED_NOTHING: OnceLock<bool> = OnceLock::new();
 
-/// Whether memory may be registered and yet be passed on to forked children. Where that is not so,
-/// libibverbs takes registered memory from them.
+/// Whether the kernel by itself keeps a process and its registered memory together when it forks.
 pub fn forks_need_nothing() -> bool {
     FORKS_NEED_NOTHING.get().is_some_and(|nothing| *nothing)
 }

@@ -8,8 +8,9 @@
 //!
 //! - `table.rs`: what is registered, and what was seen before.
 //! - `registrations.rs`: the table of a process, and the threads that see to it.
-//! - `prices.rs`: what it costs here.
+//! - `prices.rs`, `forks.rs`: what it costs here, and whether it may be done at all.
 
+mod forks;
 mod guard;
 mod prices;
 mod registrations;
@@ -23,10 +24,10 @@ pub use registrations::{Registrations, Wish};
 
 use super::abi::ibv_sge;
 use super::device::Device;
-use super::library::forks_need_nothing;
 use super::memory::Registered;
 use crate::config::Registration;
 use crate::error::Result;
+use forks::children_keep_what_is_registered;
 use prices::Prices;
 use registrations::Registrar;
 use table::{Region, Span};
@@ -41,25 +42,39 @@ pub struct Lender {
     registrations: Arc<Registrations>,
     owner: u64,
     mode: Registration,
+    /// Whether it may be.
+    allowed: OnceLock<bool>,
     /// `None` within: it cannot be registered at all.
     prices: OnceLock<Option<Prices>>,
 }
 
 impl Lender {
-    /// As is wished; `None` if it never is, or would be taken from forked children.
+    /// As is wished; `None` if it never is.
     pub fn new(registrations: &Arc<Registrations>, mode: Registration) -> Option<Lender> {
         if mode == Registration::Never {
             return None;
         }
-        if !forks_need_nothing() {
-            log::info!(
-                "callers' memory is copied: this kernel or libibverbs (rdma-core 35 or later is \
-                 needed) would take what is registered from forked children"
-            );
-            return None;
-        }
-        let (registrations, prices) = (registrations.clone(), OnceLock::new());
-        Some(Lender { owner: registrations.owner(), registrations, mode, prices })
+        let (registrations, allowed) = (registrations.clone(), OnceLock::new());
+        let (owner, prices) = (registrations.owner(), OnceLock::new());
+        Some(Lender { registrations, owner, mode, allowed, prices })
+    }
+
+    /// Whether memory may be registered with its device.
+    fn is_allowed(&self, device: &Device) -> bool {
+        *self.allowed.get_or_init(|| match children_keep_what_is_registered(device) {
+            Ok(true) => true,
+            Ok(false) => {
+                log::info!(
+                    "callers' memory is copied: forked children would lack what is registered \
+                     (that takes Linux 5.12 and rdma-core 35, and that nobody calls ibv_fork_init)"
+                );
+                false
+            }
+            Err(e) => {
+                log::info!("callers' memory is copied: {e}");
+                false
+            }
+        })
     }
 
     fn least(&self) -> usize {
@@ -140,6 +155,9 @@ impl Device {
     /// Memory of a caller for a call, registered, if that is worth it.
     pub fn lend(self: &Arc<Device>, wish: &Wish) -> Option<Lease> {
         let lender = self.lender.as_ref().filter(|lender| wish.span.len() >= lender.least())?;
+        if !lender.is_allowed(self) {
+            return None;
+        }
         let registrar = OnDevice { device: self, lender };
         let region = lender.registrations.lend(&registrar, wish)?;
         Some(Lease { region, _device: self.clone() })
