@@ -37,6 +37,12 @@ foreach(ranks 2 3 4 8)
   foreach(topology mesh ring)
     foreach(queue_pair rc uc)
       foreach(devices 1 2)
+        # Half of the ways send from where callers' memory is, whatever that costs: of either type of
+        # queue pairs, and on one device and on two.
+        set(register auto)
+        if(part MATCHES "[1247]")
+          set(register always)
+        endif()
         set(programs ${matrices})
         if(ranks GREATER 3)
           math(EXPR which "(${part} + ${ranks} / 4) % 3")
@@ -44,7 +50,7 @@ foreach(ranks 2 3 4 8)
         endif()
         foreach(program IN LISTS programs)
           add_rdma_test(${program} ${topology} ${ranks} ${devices} 1 ${queue_pair}
-            "MLXD_TEST_PART=${part}/${parts_on_${ranks}}")
+            "MLXD_TEST_PART=${part}/${parts_on_${ranks}};MLXD_RDMA_REGISTER=${register}")
         endforeach()
         math(EXPR part "${part} + 1")
       endforeach()
@@ -73,18 +79,18 @@ set_tests_properties(rdma_small_mesh_2_uc_on_2 PROPERTIES COST 1000 TIMEOUT 600)
 
 # Memory that is sent from where it is, whatever becomes of it between calls.
 add_test_program(rdma_memory mlxd::mlxd rdma_memory.c)
-add_rdma_test(rdma_memory mesh 2 1 1 rc "MLXD_RDMA_REGISTER=always" 2)
-add_rdma_test(rdma_memory ring 3 2 1 uc "MLXD_RDMA_REGISTER=always" 1)
+add_rdma_test(rdma_memory mesh 2 1 1 rc "MLXD_RDMA_REGISTER=always")
+add_rdma_test(rdma_memory ring 3 2 1 uc "MLXD_RDMA_REGISTER=always")
 
 # Programs that start their ranks by themselves.
 set(rdma_with "${ctests_dir}/rdma_with.sh")
 add_test(NAME rdma_peer_lost_rc COMMAND "${rdma_with}" 2 $<TARGET_FILE:peer_lost> rdma)
-set_rdma_properties(rdma_peer_lost_rc MLXD_RDMA_QP=rc)
+set_rdma_properties(rdma_peer_lost_rc "MLXD_RDMA_QP=rc;MLXD_RDMA_REGISTER=always")
 # No completion tells of it there.
 foreach(case large_recv large_sum send)
   add_test(NAME rdma_peer_lost_uc_${case}
     COMMAND "${rdma_with}" 2 $<TARGET_FILE:peer_lost> rdma ${case})
-  set_rdma_properties(rdma_peer_lost_uc_${case} MLXD_RDMA_QP=uc)
+  set_rdma_properties(rdma_peer_lost_uc_${case} "MLXD_RDMA_QP=uc;MLXD_RDMA_REGISTER=always")
 endforeach()
 add_test_program(rdma_misconfigured mlxd::mlxd rdma_misconfigured.c)
 add_test(NAME rdma_misconfigured_devices

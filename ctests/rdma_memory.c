@@ -235,7 +235,7 @@ static void stopped_receiver(void) {
 
 int main(int argc, char **argv) {
     check_start(180);
-    int rounds = argc > 1 ? atoi(argv[1]) : 2;
+    int rounds = argc > 1 ? atoi(argv[1]) : 1;
     world = world_start();
     rank = mlxd_group_rank(world);
     size = mlxd_group_size(world);
