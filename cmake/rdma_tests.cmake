@@ -79,8 +79,12 @@ set_tests_properties(rdma_small_mesh_2_uc_on_2 PROPERTIES COST 1000 TIMEOUT 600)
 
 # Memory that is sent from where it is, whatever becomes of it between calls.
 add_test_program(rdma_memory mlxd::mlxd rdma_memory.c)
-add_rdma_test(rdma_memory mesh 2 1 1 rc "MLXD_RDMA_REGISTER=always")
-add_rdma_test(rdma_memory ring 3 2 1 uc "MLXD_RDMA_REGISTER=always")
+foreach(way "mesh;2;1;1;rc" "ring;3;2;1;uc")
+  list(POP_BACK way queue_pair)
+  string(REPLACE ";" "_" test "rdma_memory_${way}_${queue_pair}")
+  add_test(NAME ${test} COMMAND "${ctests_dir}/rdma_lent.sh" "${launch}" ${way} $<TARGET_FILE:rdma_memory>)
+  set_rdma_properties(${test} "MLXD_RDMA_QP=${queue_pair};MLXD_RDMA_REGISTER=always")
+endforeach()
 
 # Programs that start their ranks by themselves.
 set(rdma_with "${ctests_dir}/rdma_with.sh")

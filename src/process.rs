@@ -140,7 +140,7 @@ impl Process {
         groups.iter().for_each(|group| group.finalize());
         // A communicator that ends tells its peers, too; a driver that is gone must not be called.
         self.wardens.settle(FAREWELL, for_good);
-        // No call is under way any more that could use it.
+        // A call that is still under way keeps what it has.
         self.registrations.settle(Deadline::after(Some(FAREWELL)));
         // Also for worlds whose last handle was freed a moment ago.
         self.reactor.settle(FAREWELL);

@@ -147,8 +147,6 @@ fn lent(
     job: &Job,
     place: impl Fn(Span) -> *const u8,
 ) -> impl Iterator<Item = Lent> {
-    static CALLS: AtomicU64 = AtomicU64::new(0);
-    let call = CALLS.fetch_add(1, Ordering::Relaxed);
     [Buffer::Input, Buffer::Output, Buffer::Scratch].into_iter().filter_map(move |buffer| {
         let (mut start, mut end, mut elements) = (usize::MAX, 0, 0);
         for step in &schedule.steps {
@@ -165,7 +163,7 @@ fn lent(
             from: place(Span { buffer, start, len: end - start }),
             len: (end - start) * job.size,
             sent,
-            call,
+            call: 0,
         })
     })
 }
@@ -198,6 +196,11 @@ impl Engine {
         };
         self.lent.clear();
         self.lent.extend(lent(schedule, &job, |span| place(span).unwrap_or(0) as *const u8));
+        if !self.lent.is_empty() {
+            static CALLS: AtomicU64 = AtomicU64::new(0);
+            let call = CALLS.fetch_add(1, Ordering::Relaxed);
+            self.lent.iter_mut().for_each(|lent| lent.call = call);
+        }
         for step in &schedule.steps {
             match *step {
                 Step::Send { to, from } => {

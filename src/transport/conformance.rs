@@ -120,6 +120,7 @@ fn rdma_lent(kind: Kind) -> Pair {
 pub struct LendingLink {
     below: Box<dyn Link>,
     lent: Vec<Lent>,
+    posted: u64,
     call: u64,
 }
 
@@ -128,7 +129,7 @@ impl LendingLink {
     pub fn new(below: Box<dyn Link>) -> LendingLink {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         let call = CALLS.fetch_add(1, Ordering::Relaxed);
-        LendingLink { below, lent: Vec::new(), call }
+        LendingLink { below, lent: Vec::new(), posted: 0, call }
     }
 }
 
@@ -137,6 +138,11 @@ unsafe impl Send for LendingLink {}
 
 impl Link for LendingLink {
     unsafe fn post_send(&mut self, from: *const u8, len: usize) {
+        // What was sent may not be there any more.
+        if self.below.sent() == self.posted {
+            self.lent.clear();
+        }
+        self.posted += len as u64;
         if len >= 4096 {
             self.lent.push(Lent { from, len, sent: len as u64, call: self.call });
         }
@@ -167,6 +173,11 @@ impl Link for LendingLink {
     fn cancel(&mut self) {
         self.lent.clear();
         self.below.cancel();
+        self.posted = self.below.sent();
+    }
+
+    fn stir(&mut self) {
+        self.below.stir();
     }
 
     fn interest(&self) -> Option<Interest<'_>> {

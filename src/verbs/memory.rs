@@ -106,8 +106,13 @@ impl Memory {
     /// `len` new bytes, all zeros, which the device may read and write.
     pub fn register(device: &Arc<Device>, len: usize) -> Result<Memory> {
         let mapping = Mapping::new(len)?;
-        let registered = Registered::new(device, mapping.base, len)?;
-        Ok(Memory { registered, mapping, _device: device.clone() })
+        let mut registered = Registered::new(device, mapping.base, len);
+        if let (Err(_), Some(lender)) = (&registered, &device.lender) {
+            // What is kept of callers' may have taken what the process may lock.
+            lender.make_room();
+            registered = Registered::new(device, mapping.base, len);
+        }
+        Ok(Memory { registered: registered?, mapping, _device: device.clone() })
     }
 
     /// The address of `len` bytes from `offset` on.

@@ -1,5 +1,6 @@
 //! Memory that links lend to devices. Each test needs a device, and is ignored unless it is asked for.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use crate::error::Status;
 use crate::transport::conformance::{LendingLink, Pair, pattern, rdma_channel, rdma_wires};
 use crate::transport::{Landing, Link};
 use crate::verbs::queue_pair::Kind;
+use crate::wait::{Deadline, interest, wait};
 
 fn lending((a, b): Pair) -> Pair {
     (Box::new(LendingLink::new(a)), Box::new(LendingLink::new(b)))
@@ -81,6 +83,49 @@ fn senders_are_woken_by_completions() {
             }
         }
     });
+}
+
+/// Whoever takes the event of a completion off the wire has it wake the one who waits for it.
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn completions_wake_whoever_waits_for_them() {
+    let (a, b) = rdma_wires(Kind::Rc);
+    let (mut one, mut two) = (lending(rdma_channel(&a, &b)), rdma_channel(&a, &b));
+    exchange(&mut one, 10);
+    exchange(&mut two, 10);
+    for _ in 0..5 {
+        let (data, mut into) = (pattern(50_000, 3), [0; 10]);
+        let (before, sent) = (bytes(&a).lent, one.0.sent() + 50_000);
+        let descriptor =
+            |link: &dyn Link| link.interest().unwrap().fd.try_clone_to_owned().unwrap();
+        // Both sleep, one for its completion, the other for data.
+        // SAFETY: the memory outlives the loops that drive the links, and is not used meanwhile.
+        unsafe {
+            one.0.post_send(data.as_ptr(), data.len());
+            one.1.post_recv(Landing::Copy { into: vec![0; 50_000].leak().as_mut_ptr() }, 50_000);
+            two.0.post_recv(Landing::Copy { into: into.as_mut_ptr() }, 10);
+        }
+        let reader = descriptor(two.0.as_ref());
+        until(|| {
+            one.0.progress().unwrap();
+            bytes(&a).lent > before
+        });
+        let sender = descriptor(one.0.as_ref());
+        let limit = || Deadline::after(Some(Duration::from_secs(20)));
+        assert!(wait(&mut [interest(reader.as_fd(), true, false)], limit()).unwrap());
+        two.0.progress().unwrap();
+        assert!(wait(&mut [interest(sender.as_fd(), true, false)], limit()).unwrap());
+        one.0.progress().unwrap();
+        assert_eq!(one.0.sent(), sent);
+        // SAFETY: as above.
+        unsafe { two.1.post_send(data.as_ptr(), 10) };
+        until(|| {
+            for link in [&mut one.0, &mut one.1, &mut two.0, &mut two.1] {
+                link.progress().unwrap();
+            }
+            into == data[..10] && one.1.landed() == sent
+        });
+    }
 }
 
 const LEN: usize = 1 << 20;

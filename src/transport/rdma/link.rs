@@ -202,7 +202,9 @@ impl RdmaLink {
         if self.under_way.is_empty() {
             return;
         }
-        let back = self.wire.call_back(self.number);
+        let (stream, peer, gone) = (&self.stream, &self.peer, self.gone.is_some());
+        let ended = || stream.as_ref().is_some_and(|stream| ended(stream, peer).is_some());
+        let back = self.wire.call_back(self.number, &|| gone || ended());
         let leases = self.under_way.drain(..).map(|(_, lease)| lease);
         if !back {
             self.wire.strand(leases);

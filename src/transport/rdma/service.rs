@@ -215,7 +215,9 @@ impl Wire {
         if let Some(channel) = state.channels.get_mut(&number) {
             (channel.asleep, channel.hungry) = (false, false);
         }
+        let mut sent = false;
         while let Some(queue) = self.pair.take_event() {
+            sent |= queue == Queue::Send;
             let others = state.channels.values().any(|channel| match queue {
                 Queue::Recv => channel.asleep,
                 Queue::Send => channel.asleep && channel.hungry,
@@ -223,6 +225,10 @@ impl Wire {
             if others && let Err(e) = self.pair.arm(queue) {
                 self.fail(state, e);
             }
+        }
+        // Others who wait for that sleep on: it came before the queue was armed again.
+        if sent && let Err(e) = self.free_rooms(state) {
+            self.fail(state, e);
         }
     }
 

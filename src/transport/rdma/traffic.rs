@@ -1,6 +1,7 @@
 //! What goes over a wire: messages, credits, and the wake-ups of those who wait for them.
 
 use std::ffi::c_uint;
+use std::time::Instant;
 
 use super::buffers::Buffer;
 use super::channel::{Channel, Filled, Landed};
@@ -236,6 +237,9 @@ impl Wire {
         kind: Kind,
         rooms: &[Filled],
     ) -> Result<()> {
+        if state.rooms.total() - state.rooms.free() == rooms.len() {
+            state.answered = Instant::now();
+        }
         let mut requests: Vec<SendRequest> = Vec::with_capacity(rooms.len());
         for filled in rooms {
             let (peer, credits) = match (kind, state.channels.get_mut(&number)) {

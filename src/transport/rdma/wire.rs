@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -63,6 +63,8 @@ pub(super) struct State {
     pub(super) closing: Vec<u32>,
     /// Channels that were given up before the peer told its number.
     pub(super) orphans: Vec<Orphan>,
+    /// When something was answered last, or sent while nothing was under way.
+    pub(super) answered: Instant,
     /// What was sent.
     pub(super) bytes: Bytes,
     /// Memory of callers that the device did not give back.
@@ -116,6 +118,7 @@ impl Stub {
             reposts: Vec::new(),
             closing: Vec::new(),
             orphans: Vec::new(),
+            answered: Instant::now(),
             bytes: Bytes::default(),
             stranded: Vec::new(),
         };

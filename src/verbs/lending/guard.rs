@@ -8,10 +8,21 @@
 //! locked. So whoever has the table locked, finds a span in it and no change under way, has the memory that
 //! was registered: any that had been put in its place would have followed a change whose event was read and
 //! taken in before.
+//!
+//! That takes Linux 5.19. Before 5.15 the kernel only notes whether some change is under way, and forgets that
+//! at the end of any; before 5.19 a page that a device uses is left behind by a process that makes it read
+//! only, then writable, and writes to it. (Pages of forked parents are not, since 5.12.) Of one change the
+//! kernel never tells: MADV_GUARD_INSTALL, since 6.13, drops pages for guard pages. Allocators have these
+//! where nobody has data; a program that makes them of memory that it has sent from, and sends from there
+//! again, has to turn registration off.
+//!
+//! A forked child has a copy of the descriptor, which would keep watched memory watched when this process
+//! has closed its own, with nobody to read events: so children close theirs.
 
 use std::ffi::c_void;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Once, OnceLock};
 
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
@@ -89,20 +100,69 @@ pub enum Event {
     Moved(Span, Span),
 }
 
+/// What there may be of guards: one at a time, and one that is about to end; more in tests.
+const GUARDS: usize = 16;
+/// Their descriptors, or -1: for children, who close them.
+static OPEN: [AtomicI32; GUARDS] = [const { AtomicI32::new(-1) }; GUARDS];
+
+/// In a forked child, where only what signal handlers may do may be done.
+extern "C" fn close_in_child() {
+    for fd in &OPEN {
+        let fd = fd.swap(-1, Ordering::Relaxed);
+        if fd >= 0 {
+            // SAFETY: a guard's, which this child does not use: see `crate::process`.
+            unsafe { libc::close(fd) };
+        }
+    }
+}
+
+/// Whether the kernel is new enough, by its release: `6.1.0-56-amd64`.
+fn is_new_enough(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    let mut number = || numbers.next().unwrap_or(0);
+    (number(), number()) >= (5, 19)
+}
+
 /// Tells when watched memory goes.
 pub struct Guard(OwnedFd);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let number = self.0.as_raw_fd();
+        for fd in &OPEN {
+            let _ = fd.compare_exchange(number, -1, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
 
 impl Guard {
     /// One that watches nothing; an error where the kernel, or a sandbox, has none for us.
     pub fn new() -> Result<Guard, Errno> {
+        let release = rustix::system::uname();
+        if !is_new_enough(&release.release().to_string_lossy()) {
+            return Err(Errno::NOSYS);
+        }
+        static ONCE: Once = Once::new();
+        // SAFETY: the handler stays: this library is never unloaded.
+        ONCE.call_once(|| unsafe {
+            libc::pthread_atfork(None, None, Some(close_in_child));
+        });
         let flags = libc::O_CLOEXEC as u32 | libc::O_NONBLOCK as u32 | USER_MODE_ONLY;
         // SAFETY: what is watched with it stays as it is.
         let fd = unsafe { userfaultfd(UserfaultfdFlags::from_bits_retain(flags)) }?;
+        let number = fd.as_raw_fd();
+        let claim = |slot: &AtomicI32| {
+            slot.compare_exchange(-1, number, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        if !OPEN.iter().any(claim) {
+            return Err(Errno::NFILE);
+        }
+        let guard = Guard(fd);
         let mut api = Api { api: API, features: FEATURES, ioctls: 0 };
-        const OPEN: u32 = opcode::read_write::<Api>(0xaa, 0x3f);
+        const ENABLE: u32 = opcode::read_write::<Api>(0xaa, 0x3f);
         // SAFETY: this is the opcode's argument.
-        unsafe { ioctl(&fd, Updater::<OPEN, Api>::new(&mut api)) }?;
-        Ok(Guard(fd))
+        unsafe { ioctl(&guard.0, Updater::<ENABLE, Api>::new(&mut api)) }?;
+        Ok(guard)
     }
 
     /// Watches this span of whole pages, of which some may be watched already.
@@ -110,12 +170,13 @@ impl Guard {
         let (start, len) = (span.start as u64, span.len() as u64);
         let mut request = Register { start, len, mode: MODE_WP, ioctls: 0 };
         const REGISTER: u32 = opcode::read_write::<Register>(0xaa, 0x00);
-        // SAFETY: this is the opcode's argument; without protected pages nothing changes for the program.
+        // SAFETY: this is the opcode's argument. For the program nothing changes but that who unmaps waits
+        // until that was read.
         unsafe { ioctl(&self.0, Updater::<REGISTER, Register>::new(&mut request)) }
     }
 
-    /// Watches it no more, as far as it is still there. What stayed watched once this is gone would have
-    /// whoever unmaps it wait for ever, if a forked child still had the descriptor.
+    /// Watches it no more, as far as it is still there. What stays watched, as what mremap adds to it does,
+    /// is so until this is dropped.
     pub fn unwatch(&self, span: &Span) {
         if self.unwatch_all(span).is_ok() {
             return;
@@ -149,7 +210,7 @@ impl Guard {
     pub fn read(&self, mut told: impl FnMut(Event)) {
         let mut messages = [Message::default(); 8];
         loop {
-            let (fd, room) = (rustix::fd::AsRawFd::as_raw_fd(&self.0), size_of_val(&messages));
+            let (fd, room) = (self.0.as_raw_fd(), size_of_val(&messages));
             // SAFETY: there is room for so many bytes; all values are valid for a message.
             let count = unsafe { libc::read(fd, messages.as_mut_ptr().cast::<c_void>(), room) };
             let Ok(count @ 1..) = usize::try_from(count) else { return };
@@ -188,35 +249,54 @@ pub fn pages(span: &Span) -> Span {
     span.start / page * page..span.end.div_ceil(page) * page
 }
 
-/// Whether all of these pages are memory of this process alone, without a file, which includes shared
-/// memory: a file's pages may go, and others come in their place, without any event.
-pub fn is_private(span: &Span) -> bool {
-    std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| is_private_in(&maps, span))
+/// What memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// This process's alone, without a file.
+    Private,
+    /// Shared between processes, without a file on a disk. Its pages may go, and others come in their
+    /// place, by a descriptor, without any event.
+    Shared,
+    /// A file's, or unknown. Registered for writing all of it would count as written.
+    File,
 }
 
-fn is_private_in(maps: &str, span: &Span) -> bool {
-    let mut at = span.start;
+/// What this memory is; all of it, or the worst of it.
+pub fn sort(span: &Span) -> Sort {
+    std::fs::read_to_string("/proc/self/maps").map_or(Sort::File, |maps| sort_in(&maps, span))
+}
+
+fn sort_in(maps: &str, span: &Span) -> Sort {
+    const SHARED: [&str; 5] = ["/dev/zero", "/memfd:", "/SYSV", "/dev/shm/", "/anon_hugepage"];
+    let (mut at, mut found) = (span.start, Sort::Private);
     for line in maps.lines() {
         // 7f..-7f.. rw-p 00000000 00:00 0   name
         let mut words = line.split_ascii_whitespace();
-        let (Some(range), Some(access)) = (words.next(), words.next()) else { return false };
+        let (Some(range), Some(access)) = (words.next(), words.next()) else { break };
         let hex = |text: &str| usize::from_str_radix(text, 16).ok();
         let Some((Some(start), Some(end))) = range.split_once('-').map(|(a, b)| (hex(a), hex(b)))
         else {
-            return false;
+            break;
         };
         if end <= at {
             continue;
         }
-        if start > at || !access.ends_with('p') || words.nth(2) != Some("0") {
-            return false;
+        let (inode, name) = (words.nth(2), words.next().unwrap_or(""));
+        if start > at {
+            break;
+        }
+        if inode != Some("0") || !access.ends_with('p') {
+            if !SHARED.iter().any(|known| name.starts_with(known)) {
+                break;
+            }
+            found = Sort::Shared;
         }
         at = end;
         if at >= span.end {
-            return true;
+            return found;
         }
     }
-    false
+    Sort::File
 }
 
 #[cfg(test)]
@@ -224,24 +304,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_memory_is_told_from_files() {
+    fn memory_is_told_from_files() {
         let maps = "\
 55d0c0000000-55d0c0002000 rw-p 00000000 00:00 0                          [heap]
 7f0000000000-7f0000003000 rw-p 00000000 00:00 0
 7f0000003000-7f0000004000 r--p 00000000 00:00 0
 7f0000004000-7f0000005000 rw-s 00000000 00:01 1027                       /dev/zero (deleted)
 7f0000006000-7f0000007000 rw-p 00001000 08:01 4711                       /lib/a file
+7f0000007000-7f0000008000 rw-p 00000000 00:01 12                         /memfd:x (deleted)
 ";
-        let is = |span: Span| is_private_in(maps, &span);
-        assert!(is(0x55d0c0000000..0x55d0c0002000) && is(0x7f0000001000..0x7f0000004000));
-        assert!(!is(0x7f0000003000..0x7f0000005000) && !is(0x7f0000004000..0x7f0000005000));
-        assert!(!is(0x7f0000005000..0x7f0000006000) && !is(0x7f0000006000..0x7f0000007000));
-        assert!(!is(0x7f0000008000..0x7f0000009000) && !is(0x55d0c0001000..0x55d0c0003000));
-        assert!(!is_private_in("nonsense", &(0..1)));
+        let is = |span: Span| sort_in(maps, &span);
+        assert_eq!(is(0x55d0c0000000..0x55d0c0002000), Sort::Private);
+        assert_eq!(is(0x7f0000001000..0x7f0000004000), Sort::Private);
+        assert_eq!(is(0x7f0000003000..0x7f0000005000), Sort::Shared);
+        assert_eq!(is(0x7f0000004000..0x7f0000005000), Sort::Shared);
+        assert_eq!(is(0x7f0000007000..0x7f0000008000), Sort::Shared);
+        // A file's; what is not there, at either end.
+        assert_eq!(is(0x7f0000006000..0x7f0000007000), Sort::File);
+        assert_eq!(is(0x7f0000005000..0x7f0000007000), Sort::File);
+        assert_eq!(is(0x7f0000008000..0x7f0000009000), Sort::File);
+        assert_eq!(is(0x55d0c0001000..0x55d0c0003000), Sort::File);
+        assert_eq!(sort_in("nonsense", &(0..1)), Sort::File);
         let (own, page) = (vec![1u8; 100_000], page_size());
         let at = own.as_ptr() as usize;
-        assert!(is_private(&pages(&(at..at + own.len()))) && pages(&(at..at + 1)).len() == page);
+        assert_eq!(sort(&pages(&(at..at + own.len()))), Sort::Private);
+        assert_eq!(pages(&(at..at + 1)).len(), page);
         let code = pages as *const () as usize;
-        assert!(!is_private(&pages(&(code..code + 1))));
+        assert_eq!(sort(&pages(&(code..code + 1))), Sort::File);
+    }
+
+    #[test]
+    fn kernels_are_told_apart() {
+        for old in ["4.18.0-553.el8", "5.14.0-427.13.1.el9_4.x86_64", "5.18.19", "5", "", "x"] {
+            assert!(!is_new_enough(old), "{old}");
+        }
+        for new in ["5.19.0-50-generic", "6.1.0-56-amd64", "6.18.44-fc", "10.0"] {
+            assert!(is_new_enough(new), "{new}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! much. One that is *kept* for the calls that follow costs little, but must not outlive its memory: a
 //! program that unmaps memory and maps other memory at the same address would send pages that are not its
 //! own any more. So memory is kept only where the kernel tells when it goes (`guard.rs`), and only memory
-//! that cannot go in any other way: private memory without a file.
+//! that cannot go in another way: private memory without a file.
 //!
 //! - `table.rs`: what is registered, and what was seen before.
 //! - `registrations.rs`: the table of a process, and the threads that see to it.
@@ -79,6 +79,11 @@ impl Lender {
 
     fn least(&self) -> usize {
         if self.mode == Registration::Always { LEAST_OF_ALL } else { LEAST }
+    }
+
+    /// Undoes what is kept of any and not in use.
+    pub(super) fn make_room(&self) {
+        self.registrations.make_room();
     }
 
     /// Undoes all that is kept of it: true if its device may be closed.

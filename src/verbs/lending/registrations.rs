@@ -20,9 +20,9 @@ use rustix::event::{Timespec, poll};
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::guard::{Event, Guard, is_private, page_size, pages};
+use super::guard::{Event, Guard, Sort, page_size, pages, sort};
 use super::table::{Known, Region, Removed, Span, Table};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Status, fail};
 use crate::wait::{Deadline, Wake, interest};
 
 /// Looks at a span that is kept while memory is being unmapped; each change takes the time that a thread
@@ -30,6 +30,10 @@ use crate::wait::{Deadline, Wake, interest};
 const LOOKS: usize = 20;
 /// Between looks at threads that are to end.
 const TICK: Duration = Duration::from_millis(1);
+/// How long a thread may take to start.
+const START: Duration = Duration::from_secs(5);
+/// 1 GiB: more is copied, since to register it takes so long that nothing else may wait for it.
+const MOST: usize = 1 << 30;
 /// How long a device waits for what was registered on it to be undone; then it is never closed.
 const UNDOING: Duration = Duration::from_secs(10);
 
@@ -97,6 +101,8 @@ struct Sentry {
     over: AtomicBool,
     /// Threads that have not ended.
     threads: AtomicUsize,
+    /// Whether events are read.
+    hears: AtomicBool,
 }
 
 impl Inner {
@@ -152,6 +158,9 @@ impl Registrations {
 
     /// A region for a call that holds what it wishes for, if it is worth it.
     pub fn lend(self: &Arc<Self>, registrar: &dyn Registrar, wish: &Wish) -> Option<Arc<Region>> {
+        if wish.span.len() > MOST {
+            return None;
+        }
         let known = match self.find(registrar.owner(), wish) {
             Ok(region) => return Some(region),
             Err(known) => known.filter(|known| *known != Known::Refused)?,
@@ -200,33 +209,44 @@ impl Registrations {
         let mut removed = Removed::default();
         let mut locked = self.lock();
         let table = &mut locked.inner.table;
+        let checked = table.is_checked(owner, &wish.span);
         let place = table.reserve(owner, &span, wish.call, sentry.is_some(), budget, &mut removed);
         self.undo(locked, removed);
         let place = place?;
         // Watched first: what goes while it is registered is told of.
-        let keep = sentry.is_some_and(|s| s.guard.watch(&span).is_ok() && is_private(&span));
-        let outcome = match keep || now {
-            true => registrar.register(&span).map(Arc::new).map_err(Some),
-            false => Err(None),
+        let watched = sentry.is_some_and(|sentry| sentry.guard.watch(&span).is_ok());
+        let sort = if checked && !watched { Sort::Shared } else { sort(&span) };
+        let may_keep = watched && sort == Sort::Private;
+        let outcome = match sort {
+            Sort::File => Err(Error::new(Status::Unavailable, "memory of a file's is copied")),
+            _ if may_keep || now => registrar.register(&span).map(|region| Some(Arc::new(region))),
+            _ => Ok(None),
         };
-        let region = outcome.as_ref().ok();
+        let region = outcome.as_ref().ok().and_then(Option::as_ref);
         let mut locked = self.lock();
-        let keep = keep && sentry.is_some_and(|s| !s.over.load(Ordering::Relaxed));
+        // Else an event that tells of what was there before comes later, and would be taken for this.
+        let quiet = |s: &Sentry| !s.over.load(Ordering::Relaxed) && s.guard.is_quiet();
+        let keep = may_keep && sentry.is_some_and(quiet);
         let table = &mut locked.inner.table;
         let in_vain = table.fill(place, region, keep);
         if let (true, Some(sentry)) = (in_vain, sentry) {
-            table.let_pass(owner, &wish.span);
             table.parts_without(span, &mut |part| sentry.guard.unwatch(&part));
         }
-        let news = matches!(outcome, Err(Some(_))) && table.refuse(owner, &wish.span);
+        if sentry.is_some() && !may_keep {
+            table.let_pass(owner, &wish.span);
+        }
+        if sort != Sort::File {
+            table.note_checked(owner, &wish.span);
+        }
+        let news = outcome.is_err() && table.refuse(owner, &wish.span);
         drop(locked);
-        if let (true, Err(Some(e))) = (news, &outcome) {
+        if let (true, Err(e)) = (news, &outcome) {
             match self.complained.swap(true, Ordering::Relaxed) {
                 false => log::info!("memory that cannot be registered is copied: {e}"),
                 true => log::debug!("{e}"),
             }
         }
-        outcome.ok()
+        outcome.ok().flatten()
     }
 
     /// Undoes what was taken out of the table.
@@ -251,17 +271,22 @@ impl Registrations {
         let mut locked = self.lock();
         locked.inner.table.remove(true, Some(owner), &mut removed);
         self.undo(locked, removed);
-        let Locked { mut inner, _signals } = self.lock();
         let deadline = Deadline::after(Some(UNDOING));
-        while inner.undoing > 0 && !deadline.passed() {
-            let waited = self.changed.wait_timeout(inner, TICK);
-            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        while self.lock().inner.undoing > 0 {
+            if deadline.passed() {
+                return false;
+            }
+            std::thread::sleep(TICK);
         }
-        let done = inner.undoing == 0;
-        // In this order.
-        drop(inner);
-        drop(_signals);
-        done
+        true
+    }
+
+    /// Undoes all that is kept and not in use: where something else needs the limit on locked memory.
+    pub fn make_room(&self) {
+        let mut removed = Removed::default();
+        let mut locked = self.lock();
+        locked.inner.table.remove(true, None, &mut removed);
+        self.undo(locked, removed);
     }
 
     /// Undoes all that is kept, and ends the threads: at the end of all groups.
@@ -307,15 +332,16 @@ impl Registrations {
 
     fn start(self: &Arc<Self>) -> Result<Arc<Sentry>> {
         let guard = Guard::new().map_err(|e| Error::system("userfaultfd", e))?;
-        let (over, threads) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let sentry = Arc::new(Sentry { guard, stop: Wake::new()?, over, threads });
+        let (over, threads, hears) = Default::default();
+        let sentry = Arc::new(Sentry { guard, stop: Wake::new()?, over, threads, hears });
         for (name, body) in
             [("mlxd-watch", Self::hear as fn(&Self, &Sentry)), ("mlxd-unpin", Self::bury)]
         {
             let (this, theirs) = (self.clone(), sentry.clone());
             sentry.threads.fetch_add(1, Ordering::Relaxed);
             let started = crate::thread::spawn(name, move || {
-                body(&this, &theirs);
+                // After a panic as well: who unmaps watched memory relies on it.
+                while crate::thread::quietly(|| body(&this, &theirs)).is_err() {}
                 theirs.threads.fetch_sub(1, Ordering::Release);
             });
             if let Err(e) = started {
@@ -325,11 +351,23 @@ impl Registrations {
                 return Err(e);
             }
         }
+        let deadline = Deadline::after(Some(START));
+        while !sentry.hears.load(Ordering::Acquire) {
+            if deadline.passed() {
+                sentry.over.store(true, Ordering::Relaxed);
+                sentry.stop.wake();
+                self.changed.notify_all();
+                fail!(System, "a thread did not start in time");
+            }
+            std::thread::sleep(TICK);
+        }
         Ok(sentry)
     }
 
     /// Hears what the kernel tells, until the end. Allocates nothing.
     fn hear(&self, sentry: &Sentry) {
+        // From here on; nothing is watched before.
+        sentry.hears.store(true, Ordering::Release);
         loop {
             let over = sentry.over.load(Ordering::Relaxed);
             let (guard, stop) = (sentry.guard.as_fd(), sentry.stop.as_fd());
@@ -350,7 +388,7 @@ impl Registrations {
                 }
             });
             // Whoever still waits for an event must not wait in vain.
-            let last = over && !inner.table.is_watched() && sentry.guard.is_quiet();
+            let last = over && !inner.table.is_making() && sentry.guard.is_quiet();
             drop(inner);
             if struck {
                 self.changed.notify_all();

@@ -9,12 +9,11 @@ pub type Span = Range<usize>;
 /// 16 regions at once, in all worlds of a process: with 60 for the buffers of 10 wires, which is all that
 /// Thunderbolt's 10 queue pairs make, a process stays within its 100.
 pub const PLACES: usize = 16;
-/// Spans that are remembered: programs that have more large buffers in use at once do not gain from 16
-/// regions either.
+/// Spans that are remembered.
 const SIGHTINGS: usize = 32;
 /// Calls after which a span is kept, at first: the second one shows that there may be more.
 const WORTH_KEEPING: u32 = 2;
-/// Uses after which keeping was worth it, though the memory was unmapped then.
+/// Uses after which keeping was worth it, though the memory was unmapped then, or others needed the place.
 const PAID: u32 = 8;
 /// The most calls before a span is kept that was kept in vain.
 const MOST_CALLS: u32 = 1024;
@@ -110,9 +109,10 @@ struct Sighting {
     call: u64,
     /// After how many it is kept.
     needed: u32,
-    /// Whether it cannot be registered, and whether it cannot be kept.
+    /// Whether it cannot be registered, or cannot be kept, and whether it is no file's.
     refused: bool,
     passing: bool,
+    checked: bool,
     last: u64,
 }
 
@@ -142,6 +142,15 @@ fn touch(a: &Span, b: &Span) -> bool {
 
 fn hold(outer: &Span, inner: &Span) -> bool {
     outer.start <= inner.start && inner.end <= outer.end
+}
+
+/// What was kept of this span is kept no more: if it was used too little, it has to be seen more often
+/// before it is kept again.
+fn blame(sightings: &mut [Sighting], span: &Span, uses: u32) {
+    for seen in sightings.iter_mut().filter(|seen| touch(&seen.span, span)) {
+        let needed = if uses >= PAID { WORTH_KEEPING } else { seen.needed * 2 };
+        (seen.calls, seen.needed) = (1, needed.min(MOST_CALLS));
+    }
 }
 
 impl Table {
@@ -202,6 +211,18 @@ impl Table {
         self.sighting(owner, span).is_none_or(|seen| !std::mem::replace(&mut seen.refused, true))
     }
 
+    /// Whether the span was found to be no file's.
+    pub fn is_checked(&mut self, owner: u64, span: &Span) -> bool {
+        self.sighting(owner, span).is_some_and(|seen| seen.checked)
+    }
+
+    /// It was.
+    pub fn note_checked(&mut self, owner: u64, span: &Span) {
+        if let Some(seen) = self.sighting(owner, span) {
+            seen.checked = true;
+        }
+    }
+
     /// The span cannot be kept.
     pub fn let_pass(&mut self, owner: u64, span: &Span) {
         if let Some(seen) = self.sighting(owner, span) {
@@ -232,7 +253,9 @@ impl Table {
                 break free;
             }
             let idle = self.places.iter_mut().filter(|p| p.is_idle()).min_by_key(|p| p.last)?;
-            removed.add(std::mem::take(idle));
+            let idle = std::mem::take(idle);
+            blame(&mut self.sightings, &idle.span, idle.uses);
+            removed.add(idle);
         };
         let last = self.tick();
         let (span, state) = (span.clone(), State::Making);
@@ -272,18 +295,15 @@ impl Table {
                 continue;
             }
             struck = true;
-            let worth_it = place.uses >= PAID;
-            for seen in self.sightings.iter_mut().filter(|s| touch(&s.span, &place.span)) {
-                let needed = if worth_it { WORTH_KEEPING } else { seen.needed * 2 };
-                (seen.calls, seen.needed) = (1, needed.min(MOST_CALLS));
-            }
+            let (span, uses) = (place.span.clone(), place.uses);
+            blame(&mut self.sightings, &span, uses);
         }
         struck
     }
 
-    /// Whether the kernel is to tell of anything here.
-    pub fn is_watched(&self) -> bool {
-        self.places.iter().any(|place| place.watched && !place.is_free())
+    /// Whether anything that is watched is being registered.
+    pub fn is_making(&self) -> bool {
+        self.places.iter().any(|place| place.watched && matches!(place.state, State::Making))
     }
 
     /// Takes out what is to be undone; and all that is kept, of this owner's or, `None`, of any, if `all`.
