@@ -249,8 +249,8 @@ impl Fabric for Wires {
             fail!(
                 Unavailable,
                 "rank {here} and rank {peer} of this {topology} have no wire between them, and do not \
-                 reach each other over TCP, which would stand in for it: give MLX_IBV_DEVICES a device \
-                 for every two ranks, or let them reach each other over TCP"
+                 reach each other over TCP, which would stand in for it: let MLX_IBV_DEVICES name a \
+                 device for them, or let them reach each other over TCP"
             );
         };
         let key = Name {

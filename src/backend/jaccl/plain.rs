@@ -1,14 +1,28 @@
 //! How the wires of a world without lines come up: their ends introduce themselves by the caller's
-//! all-gather, and tell by more of them that they can receive, and have been reached.
+//! all-gather, and tell by more of them that they can receive, and that they were reached.
+//!
+//! Later there is nothing by which ends could introduce themselves. So ranks to which the devices file
+//! names no device have a wire from the start as well, a *spare* one, as far as queue pairs go. Whether
+//! it leads anywhere is found out; one that does not is done without.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Opened;
 use super::wiring::Wiring;
+use super::{Map, Opened, QUEUE_PAIRS};
 use crate::control::{Gatherer, WORD_BYTES, Word};
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, Status, fail};
 use crate::transport::rdma::{INTRODUCTION_BYTES, Introduction, Stub, Wire};
+use crate::wait::Deadline;
+
+/// How long the first message over a spare wire may take.
+const GREETING: Duration = Duration::from_secs(2);
+/// Introduces nobody: there is no queue pair for it.
+const NOBODY: [u8; INTRODUCTION_BYTES] = [0; INTRODUCTION_BYTES];
+
+/// This rank's wires, by peer.
+type Wires = HashMap<usize, Vec<Arc<Wire>>>;
 
 /// An end of a wire that is not connected yet: to which rank, which of several.
 struct Half {
@@ -17,13 +31,34 @@ struct Half {
     stub: Stub,
 }
 
+impl Map {
+    /// The ranks to which a rank has spare wires: of all ranks that have none, in order, those where both
+    /// have queue pairs left on their first devices.
+    fn spare(&self, rank: usize) -> Vec<usize> {
+        let size = self.devices.size();
+        let mut left: Vec<usize> =
+            (0..size).map(|rank| QUEUE_PAIRS.saturating_sub(self.on_first_device(rank))).collect();
+        let mut spare = Vec::new();
+        for (a, b) in (0..size).flat_map(|a| (a + 1..size).map(move |b| (a, b))) {
+            if !self.are_wired(a, b) && left[a] > 0 && left[b] > 0 {
+                (left[a], left[b]) = (left[a] - 1, left[b] - 1);
+                spare.extend([(a, b), (b, a)].into_iter().filter(|(from, _)| *from == rank));
+            }
+        }
+        spare.into_iter().map(|(_, to)| to).collect()
+    }
+
+    /// Wires that a rank has on the device of its first.
+    fn on_first_device(&self, rank: usize) -> usize {
+        let first = self.first_device(rank);
+        let wires = self.wired(rank).flat_map(|peer| self.devices.wires(rank, peer));
+        wires.filter(|name| Some(*name) == first).count()
+    }
+}
+
 impl Wiring<'_> {
-    /// This rank's wires, by peer. All ranks do this at once; what fails on one fails the start for all.
-    pub fn connect_by_gathers(
-        &self,
-        devices: &Opened,
-        gatherer: &Gatherer,
-    ) -> Result<HashMap<usize, Vec<Arc<Wire>>>> {
+    /// This rank's wires. All ranks do this at once; what fails on one fails the start for all.
+    pub fn connect_by_gathers(&self, devices: &Opened, gatherer: &Gatherer) -> Result<Wires> {
         let halves = self.halves(devices);
         let mut own = Word::of(&halves).encode();
         own.resize(WORD_BYTES + self.place(self.world.size, 0), 0);
@@ -32,30 +67,40 @@ impl Wiring<'_> {
             own[at..at + INTRODUCTION_BYTES].copy_from_slice(&stub.introduction().encode());
         }
         let all = gatherer.gather(&own)?;
-        let words: Vec<_> = all.iter().map(|each| each[..WORD_BYTES].to_vec()).collect();
-        gatherer.sum_up(&words)?;
+        gatherer.sum_up(&words(&all))?;
         // What is sent to an end that is not ready would be lost.
-        let wires = self.meet_all(halves?, &all);
-        gatherer.agree(&Word::of(&wires))?;
-        let wires = wires?;
-        gatherer.agree(&Word::of(&self.greet(&wires)))?;
-        Ok(wires)
+        let wires = halves.and_then(|halves| self.meet_all(halves, &all));
+        let mut wires = self.agree(gatherer, wires)?;
+        let greeted = self.greet_all(&mut wires);
+        self.agree(gatherer, greeted.map(|()| wires))
     }
 
     /// This rank's ends.
     fn halves(&self, devices: &Opened) -> Result<Vec<Half>> {
         let (rank, mut halves) = (self.world.rank, Vec::new());
+        let device = |name: &String| match devices.get(name) {
+            Some(device) => Ok(device),
+            None => fail!(Internal, "{name} was not opened"),
+        };
         for peer in self.map.wired(rank) {
             for (number, name) in self.map.devices.wires(rank, peer).iter().enumerate() {
-                let Some(device) = devices.get(name) else {
-                    fail!(Internal, "a device that was not opened");
-                };
-                let stub = Stub::new(device, self.kind);
+                let stub = device(name).and_then(|device| Stub::new(device, self.kind));
                 let stub = stub.map_err(|e| self.on_way_to(peer, name, e))?;
                 halves.push(Half { peer, number, stub });
             }
         }
+        let Some(first) = self.map.first_device(rank) else { return Ok(halves) };
+        for peer in self.map.spare(rank) {
+            match Stub::new(device(first)?, self.kind) {
+                Ok(stub) => halves.push(Half { peer, number: 0, stub }),
+                Err(e) => self.do_without(peer, &e),
+            }
+        }
         Ok(halves)
+    }
+
+    fn do_without(&self, peer: usize, why: &Error) {
+        log::info!("rank {} has no wire to rank {peer}: {why}", self.world.rank);
     }
 
     /// Where an end's introduction lies behind the word of its rank.
@@ -64,21 +109,68 @@ impl Wiring<'_> {
     }
 
     /// Connects each end with the one that introduced itself to it.
-    fn meet_all(
-        &self,
-        halves: Vec<Half>,
-        all: &[Vec<u8>],
-    ) -> Result<HashMap<usize, Vec<Arc<Wire>>>> {
-        let mut wires: HashMap<usize, Vec<Arc<Wire>>> = HashMap::new();
+    fn meet_all(&self, halves: Vec<Half>, all: &[Vec<u8>]) -> Result<Wires> {
+        let mut wires = Wires::new();
         for Half { peer, number, stub } in halves {
             let name = stub.device().to_owned();
             let at = WORD_BYTES + self.place(self.world.rank, number);
             let theirs = std::array::from_fn(|i| all[peer][at + i]);
-            let wire = Introduction::decode(&theirs)
-                .and_then(|theirs| stub.connect(&theirs, &self.world.name_of(peer)));
-            let wire = wire.map_err(|e| self.on_way_to(peer, &name, e))?;
-            wires.entry(peer).or_default().push(Arc::new(wire));
+            let met = match theirs {
+                NOBODY => Err(Error::new(Status::Unavailable, "it has no queue pair for it")),
+                theirs => Introduction::decode(&theirs)
+                    .and_then(|theirs| stub.connect(&theirs, &self.world.name_of(peer))),
+            };
+            match met {
+                Ok(wire) => wires.entry(peer).or_default().push(Arc::new(wire)),
+                Err(e) if self.is_spare(peer) => self.do_without(peer, &e),
+                Err(e) => return Err(self.on_way_to(peer, &name, e)),
+            }
         }
         Ok(wires)
     }
+
+    fn is_spare(&self, peer: usize) -> bool {
+        !self.map.are_wired(self.world.rank, peer)
+    }
+
+    /// Tells all ranks how this one fared, and with which it has wires now: those remain that both ends
+    /// have.
+    fn agree(&self, gatherer: &Gatherer, wires: Result<Wires>) -> Result<Wires> {
+        let mut own = Word::of(&wires).encode();
+        let has = |peer| wires.as_ref().is_ok_and(|wires| wires.contains_key(&peer));
+        own.extend((0..self.world.size).map(|peer| u8::from(has(peer))));
+        let all = gatherer.gather(&own)?;
+        gatherer.sum_up(&words(&all))?;
+        let mut wires = wires?;
+        wires.retain(|peer, _| all[*peer][WORD_BYTES + self.world.rank] == 1);
+        Ok(wires)
+    }
+
+    /// Sends a first message over each wire, and waits for the peers'; spare ones that bring none go.
+    fn greet_all(&self, wires: &mut Wires) -> Result<()> {
+        wires.values().flatten().for_each(|wire| wire.say_hello());
+        let (spare, wired): (Wires, Wires) =
+            std::mem::take(wires).into_iter().partition(|(peer, _)| self.is_spare(*peer));
+        self.greet(&wired)?;
+        *wires = wired;
+        let deadline = self.deadline.or(Deadline::after(Some(GREETING)));
+        for (peer, some) in spare {
+            let met =
+                some.iter().try_fold(true, |all, wire| Ok(self.hears(wire, deadline)? && all));
+            match met {
+                Ok(true) => drop(wires.insert(peer, some)),
+                Ok(false) => {
+                    self.do_without(peer, &Error::new(Status::Timeout, "nothing comes over it"));
+                }
+                Err(e) => self.do_without(peer, &e),
+            }
+            self.member.health.check()?;
+        }
+        Ok(())
+    }
+}
+
+/// The words at the beginning of what ranks gave.
+fn words(all: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    all.iter().map(|each| each[..WORD_BYTES].to_vec()).collect()
 }
