@@ -1,4 +1,5 @@
-/* Test support: an all-gather of the caller's own, through files of a folder. check.h includes it. */
+/* Test support: an all-gather of the caller's own, through files of a folder. check.h includes it.
+ */
 #ifndef GATHER_H
 #define GATHER_H
 

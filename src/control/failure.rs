@@ -12,16 +12,17 @@ use crate::health::Health;
 use crate::wait::Deadline;
 
 impl World {
-    /// Fails a group here, and on its other ranks if `announce`.
-    pub fn fail_group(&self, group: u64, cause: &Error, announce: bool) {
+    /// Fails a group here, and on its other ranks if `announce`; whether this was the first cause.
+    pub fn fail_group(&self, group: u64, cause: &Error, announce: bool) -> bool {
         let Some(member) = self.shared.lock().groups.get(&group).cloned() else {
-            return;
+            return false;
         };
         let first = member.health.fail(cause.clone());
         self.wake_waiters();
         if first && announce {
             self.announce_failure(&member);
         }
+        first
     }
 
     /// Fails a group of these ranks on the others: this one could not make its part of it.

@@ -190,6 +190,11 @@ impl Wires {
         self.wires.values().flatten()
     }
 
+    /// Those to some ranks.
+    fn to(&self, ranks: &[usize]) -> impl Iterator<Item = &Arc<Wire>> {
+        ranks.iter().filter_map(|rank| self.wires.get(rank)).flatten()
+    }
+
     /// What this start takes of the devices.
     fn log(&self, world: &Seat, devices: &HashMap<String, Arc<Device>>) {
         let registered: Vec<_> = self.all().map(|wire| wire.registered()).collect();
@@ -262,6 +267,14 @@ impl Fabric for Wires {
         let wire = &wires[number % wires.len()];
         let link = rdma::open(wire, key, name.clone(), Ways { sends, receives })?;
         Ok(self.sum_up(link, name))
+    }
+
+    fn tell_failure(&self, group: u64, ranks: &[usize], cause: &Error) {
+        self.to(ranks).for_each(|wire| wire.tell_failure(group, cause));
+    }
+
+    fn watch(&self, group: u64, ranks: &[usize]) -> Result<()> {
+        self.to(ranks).try_for_each(|wire| wire.watch(group))
     }
 
     fn forget(&self, group: u64) {

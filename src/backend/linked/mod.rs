@@ -162,6 +162,16 @@ impl Linked {
         self.member.health.check().err().unwrap_or(error)
     }
 
+    /// For who has waited for a while: whether another rank has failed the group, or is gone, where no
+    /// line tells.
+    fn look_around(&self) {
+        if !self.world.has_lines
+            && let Err(e) = self.fabric.watch(self.member.group, &self.member.ranks)
+        {
+            self.fail(&e);
+        }
+    }
+
     /// Closes the links that nobody uses just now; whoever does finds that the group has failed.
     fn close_links(&self) {
         if let Some(mut ground) = self.ground.try_lock()
@@ -261,9 +271,12 @@ impl Backend for Linked {
     }
 
     fn fail(&self, cause: &Error) {
-        self.world.fail_group(self.member.group, cause, true);
-        // Where nobody is told, that is how others notice.
+        let first = self.world.fail_group(self.member.group, cause, true);
         if !self.world.has_lines {
+            // Where the others have no lines, that is how they notice.
+            if first {
+                self.fabric.tell_failure(self.member.group, &self.member.ranks, cause);
+            }
             self.close_links();
         }
     }

@@ -3,20 +3,24 @@
 //!
 //! Its messages are records, which are handled where they are received. An end that opens a channel says
 //! so; the channel is there when both have. What the peer has opened, and this end has not, is kept
-//! until it does, or lets go of the group.
+//! until it does, or lets go of the group. An end whose group has failed says that as well.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::channel::{Channel, Ways};
 use super::link::RdmaLink;
 use super::message::{HEADER_BYTES, Kind as Said};
-use super::record::{Name, RECORD_BYTES, Record};
+use super::record::{EVERY_GROUP, Name, RECORD_BYTES, Record};
 use super::wire::{State, Wire};
 use super::{CONTROL, CONTROL_CREDITS, CONTROL_CREDITS_DUE};
 use crate::error::{Error, Result, Status, fail};
 use crate::verbs::queue_pair::Kind;
-use crate::wait::Wake;
+use crate::wait::{Deadline, Wake};
+
+/// How long what ended a wire may take to leave this end.
+const LAST_WORDS: Duration = Duration::from_millis(10);
 
 /// One end of it.
 pub struct Control {
@@ -30,6 +34,8 @@ pub struct Control {
     unsaid: VecDeque<Record>,
     /// What the peer has opened, or had no room for, and this end has not opened.
     early: HashMap<Name, Option<(u32, usize)>>,
+    /// Groups that have failed at the other end.
+    failed: HashMap<u64, Error>,
     /// Groups that this end has let go of.
     forgotten: HashSet<u64>,
 }
@@ -43,6 +49,7 @@ impl Control {
             granted: CONTROL_CREDITS,
             unsaid: VecDeque::new(),
             early: HashMap::new(),
+            failed: HashMap::new(),
             forgotten: HashSet::new(),
         }
     }
@@ -71,6 +78,11 @@ impl Control {
         self.granted = left;
         self.untold += 1;
         Ok(())
+    }
+
+    /// Why the group of a channel has failed at the other end, if it has.
+    pub fn failure_of(&self, name: Option<Name>) -> Option<&Error> {
+        self.failed.get(&name?.group)
     }
 
     /// Whether something could be sent, had it a room.
@@ -118,12 +130,33 @@ impl Wire {
         let mut state = self.state.lock();
         let control = &mut state.control;
         control.forgotten.insert(group);
+        control.failed.remove(&group);
         for (_, theirs) in control.early.extract_if(|name, _| name.group == group) {
             if let Some((number, _)) = theirs {
                 control.unsaid.push_back(Record::Gone { number });
             }
         }
         self.speak_or_fail(&mut state);
+    }
+
+    /// A group has failed at this end.
+    pub fn tell_failure(&self, group: u64, cause: &Error) {
+        let mut state = self.state.lock();
+        let record = Record::Fail { group, cause: cause.clone() };
+        state.control.unsaid.push_back(record);
+        self.speak_or_fail(&mut state);
+    }
+
+    /// For who waits for others: whether this wire has something to say to its group.
+    pub fn watch(&self, group: u64) -> Result<()> {
+        self.stir();
+        let mut state = self.state.lock();
+        self.look(&mut state);
+        match (state.control.failed.get(&group), &state.end) {
+            (Some(cause), _) => Err(cause.clone()),
+            (None, Some(end)) if !state.left => Err(end.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// Nothing has moved for a while. Sends what shows that the peer is gone, or that something was
@@ -166,6 +199,16 @@ impl Wire {
                     let why = format!("{} has freed its handle of the group", self.name);
                     channel.refuse(Error::new(Status::PeerLost, why));
                     state.forget_if_refused(number);
+                }
+                Ok(())
+            }
+            Record::Fail { group: EVERY_GROUP, cause } => Err(cause.at("at the other end")),
+            Record::Fail { group, cause } => {
+                if !state.control.forgotten.contains(&group) {
+                    state.control.failed.entry(group).or_insert(cause);
+                    let of_it =
+                        |channel: &&mut Channel| channel.name.is_some_and(|n| n.group == group);
+                    state.channels.values_mut().filter(of_it).for_each(Channel::wake);
                 }
                 Ok(())
             }
@@ -237,6 +280,23 @@ impl Wire {
             }
         }
         Ok(())
+    }
+
+    /// The wire is about to end. The peer of a reliable one learns that when it sends; that of another one
+    /// is told, if it can be.
+    pub(super) fn say_last(&self, state: &mut State, cause: &Error) {
+        if self.kind() == Kind::Rc || state.is_over() || !state.met {
+            return;
+        }
+        state.control.unsaid.clear();
+        let record = Record::Fail { group: EVERY_GROUP, cause: cause.clone() };
+        state.control.unsaid.push_back(record);
+        let deadline = Deadline::after(Some(LAST_WORDS));
+        let mut said = self.speak(state);
+        while said.is_ok() && state.rooms.free() < state.rooms.total() && !deadline.passed() {
+            std::thread::yield_now();
+            said = self.free_rooms(state);
+        }
     }
 
     fn speak_or_fail(&self, state: &mut State) {

@@ -146,6 +146,10 @@ impl Wire {
             // What becomes of a wire after that is no news.
             _ if state.left => Standing::Closed,
             Some(end) => Standing::Failed(end.clone()),
+            None if state.control.failure_of(channel.name).is_some() => {
+                let cause = state.control.failure_of(channel.name).cloned();
+                cause.map_or(Standing::Closed, Standing::Failed)
+            }
             None if channel.refused.is_some() => {
                 channel.refused.clone().map_or(Standing::Closed, Standing::Failed)
             }
@@ -193,7 +197,8 @@ impl Wire {
         let Some(channel) = state.channels.get_mut(&number) else { return false };
         let can_send = sends && channel.credits > 0 && channel.peer.is_some();
         let can_receive = receives && !channel.landed.is_empty();
-        let nothing_more = over || channel.closed || channel.refused.is_some();
+        let failed = state.control.failure_of(channel.name).is_some();
+        let nothing_more = over || failed || channel.closed || channel.refused.is_some();
         if can_receive || nothing_more || wants_room || ((can_send || due) && free > 0) {
             return false;
         }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::channel::Ways;
 use super::wire::Wire;
-use super::{Approach, Opening, Prospect, Stub};
-use crate::error::Status;
+use super::{Approach, CONTROL_CREDITS, Name, Opening, Prospect, Stub, open};
+use crate::error::{Error, Status};
 use crate::transport::conformance::{
     Pair, pattern, rdma_channel, rdma_device, rdma_wires, streams,
 };
@@ -332,4 +332,226 @@ fn a_peer_that_does_not_answer_is_named() {
     assert!(error.message.contains("IBV_WC_RETRY_EXC_ERR"), "{error}");
     // The other end has seen what stopped its own.
     until(|| pairs[1].1.progress().is_err_and(|e| e.message.contains("IBV_WC_WR_FLUSH_ERR")));
+}
+
+const NAME: Name = Name { group: 7, from: 0, purpose: 3, lane: 0 };
+
+/// This end of a channel of this name.
+fn named(wire: &Arc<Wire>, name: Name) -> Box<dyn Link> {
+    Box::new(open(wire, name, "the other".to_owned(), BOTH).unwrap())
+}
+
+/// What a link fails with that has something to receive.
+fn failure(link: &mut dyn Link, into: &mut [u8; 10]) -> Error {
+    // SAFETY: the memory is there as long as the link is driven here.
+    unsafe { link.post_recv(Landing::Copy { into: into.as_mut_ptr() }, into.len()) };
+    let mut error = None;
+    until(|| {
+        error = link.progress().err();
+        error.is_some()
+    });
+    link.cancel();
+    error.unwrap()
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn channels_are_opened_by_name() {
+    for kind in [Kind::Rc, Kind::Uc] {
+        let (a, b) = rdma_wires(kind);
+        greet(&a, &b);
+        let before = (a.registered(), b.registered());
+        // More at once than there are credits for records; in different order at either end, and with
+        // the data of some under way before the other end has opened them.
+        for round in 0..10 {
+            let names: Vec<Name> = (0..2 * CONTROL_CREDITS as u16)
+                .map(|lane| Name { group: 7 + round, lane, ..NAME })
+                .collect();
+            let (data, len) = (pattern(1000, 5), 1000);
+            let mut ours: Vec<_> = names.iter().map(|name| named(&a, *name)).collect();
+            // SAFETY: `data` outlives the links.
+            ours.iter_mut().for_each(|link| unsafe { link.post_send(data.as_ptr(), len) });
+            ours.iter_mut().for_each(|link| drop(link.progress().unwrap()));
+            let theirs = names.iter().rev().map(|name| named(&b, *name));
+            let mut pairs: Vec<Pair> = ours.into_iter().rev().zip(theirs).collect();
+            for pair in &mut pairs {
+                let mut into = vec![0; len];
+                // SAFETY: `into` outlives the loop that drives the links.
+                unsafe { pair.1.post_recv(Landing::Copy { into: into.as_mut_ptr() }, len) };
+                until(|| {
+                    pair.0.progress().unwrap();
+                    pair.1.progress().unwrap();
+                    pair.1.landed() == len as u64
+                });
+                assert!(data == into);
+                exchange(pair, 200_000);
+            }
+            // Either end goes first.
+            pairs.into_iter().for_each(|(one, other)| match round % 2 {
+                0 => drop((one, other)),
+                _ => drop((other, one)),
+            });
+            [&a, &b].into_iter().for_each(|wire| wire.forget_group(7 + round));
+        }
+        // 11 receives for each of 80: those of channels that were closed were used again.
+        let after = (a.registered(), b.registered());
+        assert!(after.0.regions <= before.0.regions + 3, "{before:?} {after:?}");
+    }
+}
+
+/// Takes in what has come.
+fn look(wire: &Arc<Wire>) {
+    assert_eq!(wire.watch(0), Ok(()));
+}
+
+/// Both ends say hello, as all do before anything else goes over a wire.
+fn greet(a: &Arc<Wire>, b: &Arc<Wire>) {
+    a.say_hello();
+    b.say_hello();
+    until(|| a.has_met().unwrap() & b.has_met().unwrap());
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn who_waits_for_a_group_that_is_let_go_of_is_told() {
+    let (a, b) = rdma_wires(Kind::Rc);
+    greet(&a, &b);
+    let (mut early, mut into) = (named(&a, NAME), [0; 10]);
+    let unused = named(&a, Name { lane: 1, ..NAME });
+    look(&b);
+    b.forget_group(NAME.group);
+    let mut late = named(&a, Name { lane: 2, ..NAME });
+    let drive = || look(&b);
+    for link in [&mut early, &mut late] {
+        drive();
+        std::thread::sleep(Duration::from_millis(100));
+        drive();
+        let error = failure(link.as_mut(), &mut into);
+        assert_eq!(error.status, Status::PeerLost);
+        assert!(error.message.contains("has freed its handle"), "{error}");
+    }
+    let before = a.state.lock().channels.len();
+    drop((early, unused, late));
+    assert_eq!((before, a.state.lock().channels.len()), (3, 0));
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn a_channel_for_which_the_other_end_has_no_room_is_refused() {
+    let (a, b) = rdma_wires(Kind::Uc);
+    greet(&a, &b);
+    let bell = Arc::new(Wake::new().unwrap());
+    while b.open(BOTH, bell.clone()).unwrap().is_some() {}
+    let (mut early, mut into) = (named(&a, NAME), [0; 10]);
+    for name in [NAME, Name { lane: 1, ..NAME }] {
+        let error = open(&b, name, "the other".to_owned(), BOTH).err().unwrap();
+        assert!(
+            error.status == Status::Unavailable && error.message.contains("this end"),
+            "{error}"
+        );
+    }
+    let mut late = named(&a, Name { lane: 1, ..NAME });
+    for link in [&mut early, &mut late] {
+        let error = failure(link.as_mut(), &mut into);
+        assert_eq!(error.status, Status::Unavailable);
+        assert!(error.message.contains("the other end"), "{error}");
+    }
+    drop((early, late));
+    assert!(a.state.lock().channels.is_empty());
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn a_group_s_failure_is_told_with_its_cause() {
+    let (a, b) = rdma_wires(Kind::Uc);
+    greet(&a, &b);
+    let (mut pair, mut into) = ((named(&a, NAME), named(&b, NAME)), [0; 10]);
+    let other = Name { group: 8, ..NAME };
+    let mut untouched = (named(&a, other), named(&b, other));
+    exchange(&mut pair, 1000);
+    a.tell_failure(NAME.group, &Error::new(Status::Aborted, "enough"));
+    drop(pair.0);
+    let error = failure(pair.1.as_mut(), &mut into);
+    assert_eq!((error.status, &*error.message), (Status::Aborted, "enough"));
+    assert_eq!(b.watch(NAME.group), Err(error));
+    assert_eq!(b.watch(other.group), Ok(()));
+    exchange(&mut untouched, 1000);
+}
+
+/// The last message of a channel is lost, and both ends wait: a probe shows it.
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn a_probe_shows_that_the_last_message_was_lost() {
+    let (a, b) = rdma_wires(Kind::Uc);
+    greet(&a, &b);
+    let (mut pair, mut into) = (rdma_channel(&a, &b), [0; 10]);
+    exchange(&mut pair, 10);
+    // As if it had gone and not arrived.
+    a.state.lock().sent += 1;
+    // SAFETY: `into` outlives the loops that drive the link.
+    unsafe { pair.1.post_recv(Landing::Copy { into: into.as_mut_ptr() }, 10) };
+    for _ in 0..100 {
+        assert_eq!(pair.1.progress(), Ok(false));
+    }
+    pair.0.stir();
+    let mut error = None;
+    until(|| {
+        error = pair.1.progress().err();
+        error.is_some()
+    });
+    let error = error.unwrap();
+    assert!(error.status == Status::Backend && error.message.contains("1 missing"), "{error}");
+    // The end that sent it is told, before the wire is of no more use.
+    let error = failure(pair.0.as_mut(), &mut into);
+    assert!(error.status == Status::Backend && error.message.contains("1 missing"), "{error}");
+}
+
+/// However often an end probes, nothing meets an empty receive queue, and what it sends arrives.
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn probes_are_bounded() {
+    for kind in [Kind::Rc, Kind::Uc] {
+        let (a, b) = rdma_wires(kind);
+        greet(&a, &b);
+        let mut pair = rdma_channel(&a, &b);
+        exchange(&mut pair, 10);
+        for _ in 0..3 {
+            // Nobody looks at the other end meanwhile.
+            (0..50).for_each(|_| pair.0.stir());
+            exchange(&mut pair, 600_000);
+            std::mem::swap(&mut pair.0, &mut pair.1);
+            exchange(&mut pair, 600_000);
+            std::mem::swap(&mut pair.0, &mut pair.1);
+        }
+        // All credits came back but those that are not due.
+        pair.0.stir();
+        exchange(&mut pair, 10);
+        assert_eq!((a.watch(0), b.watch(0)), (Ok(()), Ok(())));
+    }
+}
+
+/// On a reliable wire a probe finds out that the other end is gone, though nothing else is sent.
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn a_probe_shows_that_the_peer_is_gone() {
+    let (a, b) = rdma_wires(Kind::Rc);
+    greet(&a, &b);
+    let (mut pair, mut into) = (rdma_channel(&a, &b), [0; 10]);
+    exchange(&mut pair, 10);
+    a.stir();
+    assert_eq!(a.watch(0), Ok(()));
+    b.pair.stop().unwrap();
+    // SAFETY: `into` outlives the loop that drives the link.
+    unsafe { pair.0.post_recv(Landing::Copy { into: into.as_mut_ptr() }, 10) };
+    let mut error = None;
+    until(|| {
+        pair.0.stir();
+        error = pair.0.progress().err();
+        pair.0.interest();
+        std::thread::sleep(Duration::from_millis(10));
+        error.is_some()
+    });
+    let error = error.unwrap();
+    assert_eq!(error.status, Status::PeerLost, "{error}");
+    assert!(error.message.contains("IBV_WC_RETRY_EXC_ERR"), "{error}");
 }

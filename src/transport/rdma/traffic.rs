@@ -282,6 +282,7 @@ impl Wire {
         if cause.status != Status::PeerLost {
             log::warn!("{}: {cause}", self.name);
         }
+        self.say_last(state, &cause);
         state.end = Some(cause);
         // What is posted must not touch memory that is used for something else one day.
         if let Err(e) = self.pair.stop() {
