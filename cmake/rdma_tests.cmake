@@ -90,8 +90,8 @@ add_test(NAME rdma_misconfigured_devices
 set_rdma_properties(rdma_misconfigured_devices "")
 
 # Worlds whose ranks reach each other over RDMA alone: a part of what all others run, then what is theirs.
-foreach(arguments "matrix_reduce;mesh;2;1;1;rc;0/64" "matrix_p2p;ring;4;2;1;uc;1/64"
-                  "matrix_move;ring;4;1;1;rc;2/64" "groups;mesh;3;2;1;uc;0/1")
+foreach(arguments "matrix_reduce;mesh;2;1;1;uc;0/128" "matrix_p2p;mesh;3;2;1;rc;1/128"
+                  "matrix_move;ring;4;2;1;uc;2/128")
   list(POP_BACK arguments part)
   add_rdma_test(${arguments} "MLXD_TEST_PART=${part};MLXD_TEST_NO_TCP=1")
 endforeach()

@@ -174,3 +174,36 @@ impl Wiring<'_> {
 fn words(all: &[Vec<u8>]) -> Vec<Vec<u8>> {
     all.iter().map(|each| each[..WORD_BYTES].to_vec()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Devices, Topology};
+
+    fn ring(size: usize) -> Map {
+        let row = |rank| -> Vec<Option<&str>> {
+            (0..size).map(|peer| (peer != rank).then_some("a")).collect()
+        };
+        let rows: Vec<_> = (0..size).map(row).collect();
+        let devices = Devices::parse(&serde_json::to_string(&rows).unwrap()).unwrap();
+        Map { devices, topology: Topology::Ring }
+    }
+
+    #[test]
+    fn spare_wires_lead_both_ways_as_far_as_queue_pairs_go() {
+        assert_eq!(ring(4).spare(1), [3]);
+        assert_eq!(ring(5).spare(0), [2, 3]);
+        assert!(ring(3).spare(0).is_empty());
+        for size in 4..20 {
+            let map = ring(size);
+            for rank in 0..size {
+                let spare = map.spare(rank);
+                assert!(spare.iter().all(|peer| map.spare(*peer).contains(&rank)), "{size}");
+                assert!(!spare.iter().any(|peer| map.are_wired(rank, *peer)));
+                // All others, if they are no more than ten.
+                let all = spare.len() + 2;
+                assert!(if size <= 11 { all == size - 1 } else { all <= 10 }, "{size}: {all}");
+            }
+        }
+    }
+}

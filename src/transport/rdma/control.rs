@@ -309,3 +309,55 @@ impl Wire {
 
 /// The request that a probe completes under.
 pub const PROBE: u64 = u64::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::super::WIRE_RECEIVES;
+    use super::*;
+
+    /// One direction, of which nothing is looked at, or all but the credits that come back: what was
+    /// posted for it is enough.
+    #[test]
+    fn what_is_under_way_is_bounded() {
+        for deaf in [false, true] {
+            let (mut sender, mut receiver) = (Control::new(), Control::new());
+            sender.unsaid.extend((0..100).map(|_| Record::Probe));
+            let mut unread_credits = Vec::new();
+            loop {
+                let mut unread = 0;
+                while sender.credits > 0 && sender.unsaid.pop_front().is_some() {
+                    (sender.credits, unread) = (sender.credits - 1, unread + 1);
+                }
+                // Beside the wire's first and last message.
+                assert!(unread + unread_credits.len() <= WIRE_RECEIVES - 2);
+                if unread == 0 {
+                    break;
+                }
+                for _ in 0..unread {
+                    receiver.land().unwrap();
+                    if receiver.wants_room() {
+                        unread_credits.push(receiver.tell());
+                    }
+                }
+                assert!(unread_credits.len() <= 2, "{unread_credits:?}");
+                if !deaf {
+                    unread_credits.drain(..).for_each(|some| sender.refill(some).unwrap());
+                }
+            }
+            assert_eq!(sender.unsaid.is_empty(), !deaf);
+            assert_eq!(sender.unsaid.len(), if deaf { 100 - CONTROL_CREDITS } else { 0 });
+        }
+    }
+
+    #[test]
+    fn more_than_was_granted_is_refused() {
+        let mut control = Control::new();
+        assert!(control.refill(1).is_err());
+        for _ in 0..CONTROL_CREDITS {
+            control.land().unwrap();
+        }
+        assert!(control.land().is_err());
+        assert_eq!(control.tell(), CONTROL_CREDITS);
+        assert!(control.land().is_ok());
+    }
+}
