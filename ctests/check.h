@@ -165,9 +165,11 @@ static inline mlxd_group *world_by_gather(void) {
     const char *size = getenv("MLXD_TEST_RANKS");
     mlxd_options *options = mlxd_options_new();
     REQUIRE(options != NULL && rank != NULL && size != NULL);
-    struct file_gather gather = {gather_folder(), atoi(rank), atoi(size), 0};
+    static int rounds; /* of earlier starts */
+    struct file_gather gather = {gather_folder(), atoi(rank), atoi(size), rounds};
     REQUIRE_OK(mlxd_options_set_all_gather(options, gather_by_files, &gather));
     mlxd_group *world = mlxd_init_with_options(true, test_backend(), options);
+    rounds = gather.round;
     mlxd_options_free(options);
     return world;
 }

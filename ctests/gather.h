@@ -6,7 +6,7 @@
 /* Longest that a rank may take to come to a gather. */
 #define GATHER_LIMIT_S 40.0
 
-/* The ranks of one start have a folder of their own. */
+/* The ranks of one world have a folder of their own, or go on in it where the last start ended. */
 struct file_gather {
     const char *folder;
     int rank;

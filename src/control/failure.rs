@@ -12,17 +12,16 @@ use crate::health::Health;
 use crate::wait::Deadline;
 
 impl World {
-    /// Fails a group here, and on its other ranks if `announce`; whether this was the first cause.
-    pub fn fail_group(&self, group: u64, cause: &Error, announce: bool) -> bool {
+    /// Fails a group here, and on its other ranks if `announce`.
+    pub fn fail_group(&self, group: u64, cause: &Error, announce: bool) {
         let Some(member) = self.shared.lock().groups.get(&group).cloned() else {
-            return false;
+            return;
         };
         let first = member.health.fail(cause.clone());
         self.wake_waiters();
         if first && announce {
             self.announce_failure(&member);
         }
-        first
     }
 
     /// Fails a group of these ranks on the others: this one could not make its part of it.
@@ -31,6 +30,14 @@ impl World {
         let fail = Message::Fail { group, cause: cause.clone() };
         self.tell(others, fail);
         self.forget(group);
+        if !self.has_lines {
+            self.shared.lock().unmade.push((group, ranks.to_vec(), cause.clone()));
+        }
+    }
+
+    /// Groups that were not made here, of which the others are still to be told: where there are no lines.
+    pub fn take_unmade(&self) -> Vec<(u64, Vec<usize>, Error)> {
+        std::mem::take(&mut self.shared.lock().unmade)
     }
 
     /// Tells the group's other ranks what failed it, if anything did.

@@ -10,8 +10,6 @@ use crate::error::{Error, Result, fail};
 
 /// Bytes of a rank's word on how far it has come.
 pub const WORD_BYTES: usize = 1024;
-/// Of these, the most that are a sentence: JSON may write some characters in six bytes.
-const LONGEST: usize = WORD_BYTES / 2;
 
 /// How far a rank has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,14 +33,24 @@ impl Word {
 
     /// As it travels: JSON, and zeros behind it.
     pub fn encode(&self) -> Vec<u8> {
-        let mut word = self.clone();
-        if let Word::OutOfReach(text) | Word::Failed(Error { message: text, .. }) = &mut word {
-            let fits = |end: &usize| text.is_char_boundary(*end);
-            text.truncate((0..=LONGEST.min(text.len())).rev().find(fits).unwrap_or(0));
-        }
-        let mut bytes = serde_json::to_vec(&word).unwrap_or_default();
+        let mut bytes = serde_json::to_vec(&self.cut()).unwrap_or_default();
         bytes.resize(WORD_BYTES, 0);
         bytes
+    }
+
+    /// The same with a sentence that travels.
+    pub fn cut(&self) -> Word {
+        let mut word = self.clone();
+        while serde_json::to_vec(&word).map_or(0, |json| json.len()) > WORD_BYTES {
+            let (Word::OutOfReach(text) | Word::Failed(Error { message: text, .. })) = &mut word
+            else {
+                break;
+            };
+            let shorter = text.len() * 3 / 4;
+            let end = (0..=shorter).rev().find(|end| text.is_char_boundary(*end));
+            text.truncate(end.unwrap_or(0));
+        }
+        word
     }
 }
 
@@ -85,11 +93,14 @@ impl Gatherer {
     /// Tells all ranks how far this one has come: why some do not reach each other, if that is so. One
     /// that cannot take part fails the start for all.
     pub fn agree(&self, own: &Word) -> Result<Option<String>> {
-        self.sum_up(&self.gather(&own.encode())?)
+        self.sum_up(own, &self.gather(&own.encode())?)
     }
 
     /// As [`Gatherer::agree`], with the words that all gave.
-    pub fn sum_up(&self, words: &[Vec<u8>]) -> Result<Option<String>> {
+    pub fn sum_up(&self, own: &Word, words: &[Vec<u8>]) -> Result<Option<String>> {
+        if let Word::Failed(e) = own {
+            return Err(e.clone());
+        }
         let mut why = None;
         for (rank, bytes) in words.iter().enumerate() {
             match read(bytes, rank)? {
@@ -97,7 +108,6 @@ impl Gatherer {
                 Word::OutOfReach(cause) => {
                     why.get_or_insert(format!("rank {rank}: {cause}"));
                 }
-                Word::Failed(e) if rank == self.rank => return Err(e),
                 Word::Failed(e) => return Err(e.at(format_args!("rank {rank}"))),
             }
         }
@@ -158,7 +168,9 @@ mod tests {
         let Ok(Word::OutOfReach(text)) = read(&Word::OutOfReach(long.clone()).encode(), 0) else {
             panic!("another word");
         };
-        assert!(text.len() > 100 && long.starts_with(&text));
+        assert!(text.len() > 50 && long.starts_with(&text));
+        let failed = Word::Failed(Error::new(Status::System, "\"".repeat(5000)));
+        assert!(matches!(read(&failed.encode(), 0), Ok(Word::Failed(_))));
     }
 
     #[test]
@@ -176,7 +188,7 @@ mod tests {
         let words = |words: [Word; 3]| words.map(|word| word.encode()).to_vec();
         let out = || Word::OutOfReach("no way".to_owned());
         let failed = || Word::Failed(Error::new(Status::Config, "wrong"));
-        let sum_up = |all| gatherer(1, 3).sum_up(&words(all));
+        let sum_up = |all: [Word; 3]| gatherer(1, 3).sum_up(&all[1].clone(), &words(all));
         assert_eq!(sum_up([Word::Well, Word::Well, Word::Well]), Ok(None));
         assert_eq!(sum_up([Word::Well, out(), Word::Well]), Ok(Some("rank 1: no way".to_owned())));
         let error = |message: &str| Err(Error::new(Status::Config, message));

@@ -29,8 +29,8 @@ use crate::wait::{Deadline, interest, wait};
 const RETRY: Duration = Duration::from_millis(30);
 /// Bytes of an [`Introduction`].
 const INTRODUCTION_BYTES: usize = 2048;
-/// Calls that rank 0 may refuse, or its network, though it listens: then no call will reach it.
-const REFUSALS: usize = 3;
+/// How long all addresses of a rank 0 that listens may refuse: then none of them leads to it.
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// A connection to a rank that was made during the meeting.
 pub type Lines = Vec<(usize, Channel)>;
@@ -61,6 +61,7 @@ struct Introduction {
 impl Introduction {
     /// As it travels: JSON, and zeros behind it.
     fn encode(mut self) -> Vec<u8> {
+        self.word = self.word.cut();
         loop {
             let mut json = serde_json::to_vec(&self).unwrap_or_default();
             // The last addresses are those that lead there least.
@@ -72,6 +73,29 @@ impl Introduction {
     }
 }
 
+impl Introduction {
+    /// Gives it to all ranks: what each gave, unless one cannot take part.
+    fn exchange(self, gatherer: &Gatherer) -> Result<Vec<Introduction>> {
+        let own = self.word.clone();
+        let mut all: Vec<Introduction> = Vec::new();
+        for (rank, bytes) in gatherer.gather(&self.encode())?.iter().enumerate() {
+            all.push(gather::read(bytes, rank)?);
+        }
+        let words: Vec<_> = all.iter().map(|each| each.word.encode()).collect();
+        gatherer.sum_up(&own, &words)?;
+        Ok(all)
+    }
+}
+
+/// Takes part in the first gather of a start, for nothing but to tell the others why this rank cannot go on.
+pub fn decline(gatherer: &Gatherer, rank: usize, why: &Error) -> Result<()> {
+    let (word, settings) = (Word::Failed(why.clone()), Vec::new());
+    let place = Place::nowhere();
+    Introduction { word, rank, settings, id: 0, addresses: Vec::new(), place }
+        .exchange(gatherer)
+        .map(|_| ())
+}
+
 /// What the ranks of a start have told each other by the caller's all-gather.
 #[derive(Clone)]
 pub struct Gathered {
@@ -81,6 +105,21 @@ pub struct Gathered {
     places: Vec<Place>,
     /// Rank 0's.
     listener: Option<Arc<Listening>>,
+}
+
+impl Gathered {
+    /// Of this start alone.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where rank 0 can be reached, perhaps.
+    fn rank_0(&self) -> Result<&[Address]> {
+        if self.addresses.is_empty() {
+            fail!(PeerLost, "rank 0 has no address at which it could be reached");
+        }
+        Ok(&self.addresses)
+    }
 }
 
 /// What a rank comes to the meeting with.
@@ -131,36 +170,42 @@ impl Starting<'_> {
     /// Rank 0 listens anywhere and hands its addresses out.
     fn with_all_gather(&self, all_gather: AllGather) -> Result<(Founding, Lines)> {
         let gatherer = Gatherer::new(all_gather, self.plan.rank, self.plan.size);
-        let gathered = self.introduce(&gatherer, Ok(()))?;
-        let channel = self.reach_rank_0(&gathered)?;
+        let gathered = self.introduce(&gatherer)?;
+        let channel = match self.plan.rank {
+            0 => None,
+            _ => Some(self.reach(gathered.rank_0()?)?),
+        };
         self.meet_after(gathered, channel)
     }
 
-    /// All ranks tell each other what they come with; rank 0 listens from then on. `ready` is what else keeps
-    /// this rank from the start: it fails for all.
-    pub fn introduce(&self, gatherer: &Gatherer, ready: Result<()>) -> Result<Gathered> {
+    /// All ranks tell each other what they come with; rank 0 listens from then on. What keeps one from it
+    /// fails the start for all.
+    pub fn introduce(&self, gatherer: &Gatherer) -> Result<Gathered> {
         let mut listener = None;
-        let mut opened = ready;
-        if self.plan.rank == 0 && opened.is_ok() {
-            let own = self.listen(&Address::new("", 0), true);
-            let own = own.and_then(|own| own_addresses(own.address).map(|all| (own, all)));
-            opened = own.map(|own| listener = Some(own));
-        }
-        let addresses = listener.iter().flat_map(|(_, all)| all.clone()).collect();
+        let id = new_id().and_then(|id| {
+            if self.plan.rank == 0 {
+                let own = self.listen(&Address::new("", 0), true)?;
+                listener = Some((own.clone(), own_addresses(own.address)?));
+            }
+            Ok(id)
+        });
         let own = Introduction {
-            word: Word::of(&opened),
+            word: Word::of(&id),
             rank: self.plan.rank,
             settings: self.settings(1),
-            id: new_id()?,
-            addresses,
+            id: id.unwrap_or_default(),
+            addresses: listener.iter().flat_map(|(_, all)| all.clone()).collect(),
             place: self.place.clone(),
         };
-        let mut all: Vec<Introduction> = Vec::with_capacity(self.plan.size);
-        for (rank, bytes) in gatherer.gather(&own.encode())?.iter().enumerate() {
-            all.push(gather::read(bytes, rank)?);
-        }
-        let words: Vec<_> = all.iter().map(|each| each.word.encode()).collect();
-        gatherer.sum_up(&words)?;
+        let all = own.exchange(gatherer)?;
+        self.check_all(&all)?;
+        let (id, addresses) = (all[0].id, all[0].addresses.clone());
+        let places = all.into_iter().map(|each| each.place).collect();
+        Ok(Gathered { id, addresses, places, listener: listener.map(|(listener, _)| listener) })
+    }
+
+    /// Fails unless what the ranks gave is in their order, and their settings are the same.
+    fn check_all(&self, all: &[Introduction]) -> Result<()> {
         for (rank, each) in all.iter().enumerate() {
             if each.rank != rank {
                 let other = each.rank;
@@ -173,23 +218,60 @@ impl Starting<'_> {
                 return Err(differ(rank, &each.settings, &all[0].settings));
             }
         }
-        Ok(Gathered {
-            id: all[0].id,
-            addresses: std::mem::take(&mut all[0].addresses),
-            places: all.into_iter().map(|each| each.place).collect(),
-            listener: listener.map(|(listener, _)| listener),
-        })
+        Ok(())
     }
 
-    /// A connection to rank 0, which listens; none for rank 0 itself.
-    pub fn reach_rank_0(&self, gathered: &Gathered) -> Result<Option<Channel>> {
+    /// A connection to rank 0, which listens, unless nothing leads there; none for rank 0 itself. It is
+    /// given up at once where all its addresses have been refusing for a while.
+    pub fn try_rank_0(&self, gathered: &Gathered) -> Result<Option<Channel>> {
         if self.plan.rank == 0 {
             return Ok(None);
         }
-        if gathered.addresses.is_empty() {
-            fail!(PeerLost, "rank 0 has no address at which it could be reached");
+        let addresses = gathered.rank_0()?;
+        // One that swallows everything leaves the others their time.
+        let each = self.limit.map(|limit| limit / addresses.len() as u32);
+        let (hello, mut refusing) = (self.hello(), None);
+        loop {
+            let mut all_refuse = true;
+            let mut last = Error::new(Status::PeerLost, "nothing to call");
+            for address in
+                addresses.iter().map(Address::resolve).flat_map(Result::unwrap_or_default)
+            {
+                let deadline = self.deadline.or(Deadline::after(each));
+                let caller = Caller { secret: self.plan.secret.as_deref(), deadline, stop: None };
+                let called = caller.connect(address).map_err(|e| (e, true));
+                match called.and_then(|s| caller.greet(s, &hello).map_err(|e| (e, false))) {
+                    Ok(channel) => return Ok(Some(channel)),
+                    Err((e, _)) if matches!(e.status, Status::Auth | Status::Config) => {
+                        return Err(e.at("rank 0"));
+                    }
+                    Err((e, calling)) => {
+                        all_refuse &= calling && e.status == Status::PeerLost;
+                        last = e;
+                    }
+                }
+            }
+            refusing = if all_refuse { refusing.or(Some(Instant::now())) } else { None };
+            let refused = refusing.is_some_and(|since| since.elapsed() >= REFUSED);
+            if refused || self.deadline.passed() {
+                return Err(Error { status: Status::PeerLost, ..last.at("no way to rank 0") });
+            }
+            std::thread::sleep(RETRY);
         }
-        self.reach(&gathered.addresses, Some(REFUSALS)).map(Some)
+    }
+
+    /// How this rank comes to rank 0.
+    fn hello(&self) -> Hello {
+        Hello {
+            purpose: Purpose::Join,
+            lane: 0,
+            world: 0,
+            group: 0,
+            from: self.plan.rank as u32,
+            to: 0,
+            size: self.plan.size as u32,
+            nonce: [0; 16],
+        }
     }
 
     /// Meets rank 0, to which there is a connection.
@@ -360,7 +442,7 @@ impl Starting<'_> {
         // do on rank 0.
         let queue = self.reactor.starts(&rank_0[0].to_string(), self.plan.rank);
         let _one_start_at_a_time = queue.lock();
-        let channel = self.reach(rank_0, None)?;
+        let channel = self.reach(rank_0)?;
         self.join_by(channel, rank_0, listeners, own)
     }
 
@@ -445,7 +527,7 @@ impl Starting<'_> {
                 Err(_) => {
                     drop(channel);
                     std::thread::sleep(RETRY);
-                    channel = self.reach(rank_0, None)?;
+                    channel = self.reach(rank_0)?;
                     told = channel.tell(join);
                 }
             }
@@ -471,18 +553,9 @@ impl Starting<'_> {
         Error::new(Status::Timeout, why + ELSEWHERE)
     }
 
-    /// Calls rank 0 until it answers, or was refused so often, if it should be there.
-    fn reach(&self, rank_0: &[Address], mut refusals: Option<usize>) -> Result<Channel> {
-        let hello = Hello {
-            purpose: Purpose::Join,
-            lane: 0,
-            world: 0,
-            group: 0,
-            from: self.plan.rank as u32,
-            to: 0,
-            size: self.plan.size as u32,
-            nonce: [0; 16],
-        };
+    /// Calls rank 0 until it answers.
+    fn reach(&self, rank_0: &[Address]) -> Result<Channel> {
+        let hello = self.hello();
         let secret = self.plan.secret.as_deref();
         let caller = Caller { secret, deadline: self.deadline, stop: None };
         loop {
@@ -504,17 +577,7 @@ impl Starting<'_> {
                         rank_0[0]
                     );
                 }
-                Err(e) => {
-                    if e.status == Status::PeerLost
-                        && let Some(left) = &mut refusals
-                    {
-                        *left -= 1;
-                        if *left == 0 {
-                            return Err(e.at(format_args!("rank 0 at {}", rank_0[0])));
-                        }
-                    }
-                    std::thread::sleep(RETRY);
-                }
+                Err(_) => std::thread::sleep(RETRY),
             }
         }
     }

@@ -36,7 +36,7 @@ mod world;
 pub use gather::{Gatherer, WORD_BYTES, Word};
 pub use handshake::Purpose;
 pub use lanes::LaneKey;
-pub use plain::{Started, start_anyhow};
+pub use plain::{Started, decline_by_all_gather, start_by_all_gather};
 pub use reactor::Reactor;
 pub use records::Topic;
 pub use start::start;

@@ -2,19 +2,23 @@
 //! do, all of them, else without.
 //!
 //! All ranks are in such a start from its first gather on, so that what has not got through after a while
-//! never will. First each rank tries to reach rank 0, then the control plane comes up as always; after
-//! either, each tells the others by another gather how it fared, and what one of them lacks, all do without.
+//! never will; time counts from then. First each rank tries to reach rank 0, then the control plane comes up
+//! as always; after either, each tells the others by another gather how it fared, and what one of them
+//! lacks, all do without. Whatever one rank finds wrong, it tells by the next gather: all call the function
+//! equally often.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::gather::{Gatherer, Word};
-use super::meeting::Starting;
+use super::gather::{Gatherer, WORD_BYTES, Word};
+use super::gathering::ELSEWHERE;
+use super::handshake::{self, Hello, PROOF_BYTES, Purpose, Side};
+use super::host::Place;
+use super::meeting::{Gathered, Starting, decline};
 use super::reactor::Reactor;
-use super::start::here;
 use super::world::{Member, Seat, World};
 use crate::config::{AllGather, RingStart};
-use crate::error::{Result, Status};
+use crate::error::{Error, Result, Status};
 use crate::wait::Deadline;
 
 /// How long a rank may try to reach rank 0, at most.
@@ -32,38 +36,50 @@ pub struct Started {
     pub gatherer: Option<Gatherer>,
 }
 
-/// Starts a world whose ranks share no memory as [`start`](super::start()) does, or one without lines. `ready` is whether this rank can
-/// take part, for what the control plane does not know; a new group of all ranks comes of `member`.
-pub fn start_anyhow(
+/// What a rank needs before it can take part.
+struct Prepared {
+    place: Place,
+    /// For the world with lines, and for that without.
+    members: [Member; 2],
+}
+
+/// Starts a world whose ranks share no memory as [`start`](super::start()) does, or one without lines.
+/// `ready` is whether this rank can take part, for what the control plane does not know; a new group of all
+/// ranks comes of `member`.
+pub fn start_by_all_gather(
     plan: &RingStart,
     all_gather: AllGather,
     reactor: &Arc<Reactor>,
     ready: Result<()>,
     member: impl Fn() -> Result<Member>,
 ) -> Result<Started> {
-    let all = Deadline::after(plan.connect_timeout);
-    let (place, _) = here(plan)?;
     let gatherer = Gatherer::new(all_gather, plan.rank, plan.size);
-    let limit = plan.connect_timeout.map_or(REACH, |limit| REACH.min(limit / PART));
-    let part = |place| Starting {
+    let prepared = ready.and_then(|()| {
+        let place = Place::here(plan.host_id.as_deref(), None)?;
+        Ok(Prepared { place, members: [member()?, member()?] })
+    });
+    let Prepared { place, members: [member, lineless] } = match prepared {
+        Ok(prepared) => prepared,
+        Err(e) => {
+            decline(&gatherer, plan.rank, &e)?;
+            return Err(e);
+        }
+    };
+    let part = |limit: Option<Duration>| Starting {
         plan,
         reactor,
-        limit: Some(limit),
-        deadline: all.or(Deadline::after(Some(limit))),
-        place,
+        limit,
+        deadline: Deadline::after(limit),
+        place: place.clone(),
     };
-    let gathered = part(place.clone()).introduce(&gatherer, ready)?;
-    let reaching = part(place.clone());
-    let mut channel = reaching.reach_rank_0(&gathered);
-    let mut why = gatherer.agree(&word(&channel))?;
+    let gathered = part(None).introduce(&gatherer)?;
+    let reach = plan.connect_timeout.map_or(REACH, |limit| REACH.min(limit / PART));
+    let reached = part(Some(reach)).try_rank_0(&gathered);
+    let mut why = agree_on_secret(plan, &gatherer, &gathered, &word(&reached))?;
     if why.is_none() {
         // A world of many takes longer, and that its ranks meet is likely by now.
-        let limit = plan.connect_timeout.map(|limit| limit - limit / PART);
-        let deadline = all.or(Deadline::after(limit));
-        let starting = Starting { limit, deadline, ..part(place.clone()) };
-        let channel = std::mem::replace(&mut channel, Ok(None))?;
-        let member = member()?;
-        let met = starting.meet_after(gathered.clone(), channel);
+        let starting = part(plan.connect_timeout.map(|limit| limit - limit / PART));
+        let met = reached.and_then(|channel| starting.meet_after(gathered.clone(), channel));
         let up = met.and_then(|met| starting.bring_up(met, member.clone(), |_| 0));
         why = gatherer.agree(&word(&up))?;
         if why.is_none() {
@@ -72,18 +88,61 @@ pub fn start_anyhow(
         }
         // Ranks that have lines with some of the others hang up.
     }
-    let world = World::found(reaching.without_lines(gathered));
-    let member = member()?;
-    world.enter(member.clone());
+    let world = World::found(part(None).without_lines(gathered));
+    world.enter(lineless.clone());
     log::warn!(
-        "rank {} of {}: the ranks do not all reach each other over TCP ({}), so the world goes without: \
-         that a rank is lost is noticed by whoever waits for it, by failed sends or a limit, and failures \
-         are not told to others",
+        "rank {} of {}: the ranks do not all reach each other over TCP ({}), and go without: a rank that is \
+         gone is missed only by those who wait, and over MLXD_RDMA_QP=uc only by their limits",
         plan.rank,
         plan.size,
-        why.unwrap_or_default()
+        why.unwrap_or_default().replace(ELSEWHERE, "")
     );
-    Ok(Started { world, member, gatherer: Some(gatherer) })
+    Ok(Started { world, member: lineless, gatherer: Some(gatherer) })
+}
+
+/// Takes part in a start that this rank cannot go on with, so that the others learn why.
+pub fn decline_by_all_gather(all_gather: AllGather, rank: usize, size: usize, why: &Error) {
+    // It has failed here anyway.
+    let _ = decline(&Gatherer::new(all_gather, rank, size), rank, why);
+}
+
+/// As [`Gatherer::agree`]; the ranks also prove that they have the same secret, which TCP may not get to.
+fn agree_on_secret(
+    plan: &RingStart,
+    gatherer: &Gatherer,
+    gathered: &Gathered,
+    own: &Word,
+) -> Result<Option<String>> {
+    let proof = |rank: usize| {
+        let hello = Hello {
+            purpose: Purpose::Join,
+            lane: 0,
+            world: gathered.id(),
+            group: 0,
+            from: rank as u32,
+            to: 0,
+            size: plan.size as u32,
+            nonce: [0; 16],
+        };
+        handshake::proof(plan.secret.as_deref(), Side::Caller, &hello, &[0; 16])
+    };
+    let proven = proof(plan.rank);
+    let own = match &proven {
+        Ok(_) => own.clone(),
+        Err(e) => Word::Failed(e.clone()),
+    };
+    let bytes = [own.encode(), proven.unwrap_or([0; PROOF_BYTES]).to_vec()].concat();
+    let all = gatherer.gather(&bytes)?;
+    for (rank, theirs) in all.iter().enumerate() {
+        let theirs = std::array::from_fn(|at| theirs[WORD_BYTES + at]);
+        if !handshake::equal(&theirs, &proof(rank)?) {
+            let why =
+                format!("rank {rank} has another MLXD_SECRET, or none; all ranks need the same");
+            return Err(Error::new(Status::Auth, why));
+        }
+    }
+    let words: Vec<_> = all.iter().map(|each| each[..WORD_BYTES].to_vec()).collect();
+    gatherer.sum_up(&own, &words)
 }
 
 /// How a rank fared that has come to this over TCP.

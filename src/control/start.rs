@@ -67,7 +67,7 @@ impl Starting<'_> {
 }
 
 /// Where this process is, and its mailbox if others may share memory with it.
-pub(super) fn here(plan: &RingStart) -> Result<(Place, Option<Mailbox>)> {
+fn here(plan: &RingStart) -> Result<(Place, Option<Mailbox>)> {
     let mailbox = match plan.transport {
         Transport::Tcp => None,
         Transport::Auto | Transport::Shm => Mailbox::open()

@@ -74,6 +74,8 @@ pub(super) struct Shared {
     pub(super) news: VecDeque<News>,
     pub(super) groups: HashMap<u64, Member>,
     pub(super) early_failures: VecDeque<(u64, Error)>,
+    /// Groups that were not made here, their ranks and why, where there are no lines to tell.
+    pub(super) unmade: Vec<(u64, Vec<usize>, Error)>,
     pub(super) arrived: HashMap<LaneKey, TcpStream>,
     /// Who waits for which lane.
     pub(super) expected: HashMap<LaneKey, Arc<Wake>>,
@@ -210,6 +212,7 @@ impl World {
                 news: VecDeque::new(),
                 groups: HashMap::new(),
                 early_failures: VecDeque::new(),
+                unmade: Vec::new(),
                 arrived: HashMap::new(),
                 expected: HashMap::new(),
                 records: Records::default(),

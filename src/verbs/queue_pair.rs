@@ -231,11 +231,12 @@ impl QueuePair {
     }
 
     fn initialise(&self) -> Result<()> {
+        // Probes write nothing, and nothing is registered that could be written.
+        let for_probes = if self.kind == Kind::Rc { IBV_ACCESS_REMOTE_WRITE } else { 0 };
         let attributes = ibv_qp_attr {
             qp_state: IBV_QPS_INIT,
             port_num: self.device().port,
-            // Nothing is registered for it: for probes, which write nothing.
-            qp_access_flags: IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE,
+            qp_access_flags: IBV_ACCESS_LOCAL_WRITE | for_probes,
             ..ibv_qp_attr::default()
         };
         let mask = IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::linked::{Fabric, Lane, Linked, segment_bytes, world_member};
-use crate::config::{Devices, JacclStart, Meeting, QueuePairType, Topology};
+use crate::config::{Devices, JacclStart, Meeting, QueuePairType, Settings, Topology};
 use crate::control::{self, LaneKey, Member, Reactor, Seat, Started, World};
 use crate::error::{Error, Result, Status, fail};
 use crate::transport::Link;
@@ -44,6 +44,11 @@ pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
     let devices = open(plan, &map);
     let (started, devices) = meet(plan, reactor, devices)?;
     let Started { world, member, gatherer } = started;
+    // A caller's all-gather takes as long as ranks take to come to it.
+    let deadline = match plan.control.meeting {
+        Meeting::AllGather(_) => Deadline::after(plan.control.connect_timeout),
+        _ => deadline,
+    };
     let kind = plan.queue_pair.map(|wanted| match wanted {
         QueuePairType::Rc => Kind::Rc,
         QueuePairType::Uc => Kind::Uc,
@@ -74,6 +79,14 @@ pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
     Linked::start(world, member, None, Arc::new(wires))
 }
 
+/// Tells the others why this rank cannot start, if they are to meet by the caller's all-gather; whether they
+/// are.
+pub fn decline(settings: &Settings, why: &Error) -> bool {
+    let Some((all_gather, rank, size)) = settings.jaccl_all_gather() else { return false };
+    control::decline_by_all_gather(all_gather, rank, size, why);
+    true
+}
+
 /// The world before it has wires, and this rank's devices. What is wrong with these is told to all who come,
 /// but first of all to this rank.
 fn meet(
@@ -84,7 +97,8 @@ fn meet(
     if let Meeting::AllGather(all_gather) = plan.control.meeting {
         let (ready, member) =
             (devices.as_ref().map(|_| ()).map_err(Error::clone), || world_member(plan.size));
-        let started = control::start_anyhow(&plan.control, all_gather, reactor, ready, member)?;
+        let started =
+            control::start_by_all_gather(&plan.control, all_gather, reactor, ready, member)?;
         return Ok((started, devices?));
     }
     let member = world_member(plan.size)?;
@@ -274,11 +288,24 @@ impl Fabric for Wires {
     }
 
     fn watch(&self, group: u64, ranks: &[usize]) -> Result<()> {
-        self.to(ranks).try_for_each(|wire| wire.watch(group))
+        let mut outcome = Ok(());
+        for peer in ranks {
+            for wire in self.wires.get(peer).into_iter().flatten() {
+                // One that nobody uses may have led nowhere for long.
+                if !self.map.are_wired(self.world.rank, *peer) && !wire.is_used() {
+                    continue;
+                }
+                outcome = outcome.and(wire.watch(group));
+                if let Some(e) = wire.lost().filter(|e| e.status == Status::PeerLost) {
+                    self.world.lose(*peer, &e.message, false);
+                }
+            }
+        }
+        outcome
     }
 
-    fn forget(&self, group: u64) {
-        self.all().for_each(|wire| wire.forget_group(group));
+    fn forget(&self, group: u64, ranks: &[usize]) {
+        self.to(ranks).for_each(|wire| wire.forget_group(group));
     }
 
     fn has_left(&self, peer: usize) -> bool {

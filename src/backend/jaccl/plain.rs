@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::wiring::Wiring;
+use super::wiring::{GREETING, Wiring};
 use super::{Map, Opened, QUEUE_PAIRS};
 use crate::control::{Gatherer, WORD_BYTES, Word};
 use crate::error::{Error, Result, Status, fail};
@@ -17,7 +17,7 @@ use crate::transport::rdma::{INTRODUCTION_BYTES, Introduction, Stub, Wire};
 use crate::wait::Deadline;
 
 /// How long the first message over a spare wire may take.
-const GREETING: Duration = Duration::from_secs(2);
+const SPARE_GREETING: Duration = Duration::from_secs(2);
 /// Introduces nobody: there is no queue pair for it.
 const NOBODY: [u8; INTRODUCTION_BYTES] = [0; INTRODUCTION_BYTES];
 
@@ -60,14 +60,15 @@ impl Wiring<'_> {
     /// This rank's wires. All ranks do this at once; what fails on one fails the start for all.
     pub fn connect_by_gathers(&self, devices: &Opened, gatherer: &Gatherer) -> Result<Wires> {
         let halves = self.halves(devices);
-        let mut own = Word::of(&halves).encode();
+        let word = Word::of(&halves);
+        let mut own = word.encode();
         own.resize(WORD_BYTES + self.place(self.world.size, 0), 0);
         for Half { peer, number, stub } in halves.iter().flatten() {
             let at = WORD_BYTES + self.place(*peer, *number);
             own[at..at + INTRODUCTION_BYTES].copy_from_slice(&stub.introduction().encode());
         }
         let all = gatherer.gather(&own)?;
-        gatherer.sum_up(&words(&all))?;
+        gatherer.sum_up(&word, &words(&all))?;
         // What is sent to an end that is not ready would be lost.
         let wires = halves.and_then(|halves| self.meet_all(halves, &all));
         let mut wires = self.agree(gatherer, wires)?;
@@ -136,11 +137,12 @@ impl Wiring<'_> {
     /// Tells all ranks how this one fared, and with which it has wires now: those remain that both ends
     /// have.
     fn agree(&self, gatherer: &Gatherer, wires: Result<Wires>) -> Result<Wires> {
-        let mut own = Word::of(&wires).encode();
+        let word = Word::of(&wires);
+        let mut own = word.encode();
         let has = |peer| wires.as_ref().is_ok_and(|wires| wires.contains_key(&peer));
         own.extend((0..self.world.size).map(|peer| u8::from(has(peer))));
         let all = gatherer.gather(&own)?;
-        gatherer.sum_up(&words(&all))?;
+        gatherer.sum_up(&word, &words(&all))?;
         let mut wires = wires?;
         wires.retain(|peer, _| all[*peer][WORD_BYTES + self.world.rank] == 1);
         Ok(wires)
@@ -151,9 +153,11 @@ impl Wiring<'_> {
         wires.values().flatten().for_each(|wire| wire.say_hello());
         let (spare, wired): (Wires, Wires) =
             std::mem::take(wires).into_iter().partition(|(peer, _)| self.is_spare(*peer));
-        self.greet(&wired)?;
+        // From here on: others may have been slower.
+        let wiring = Wiring { deadline: Deadline::after(Some(GREETING)), ..*self };
+        wiring.greet(&wired)?;
         *wires = wired;
-        let deadline = self.deadline.or(Deadline::after(Some(GREETING)));
+        let deadline = Deadline::after(Some(SPARE_GREETING));
         for (peer, some) in spare {
             let met =
                 some.iter().try_fold(true, |all, wire| Ok(self.hears(wire, deadline)? && all));

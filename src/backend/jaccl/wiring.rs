@@ -19,7 +19,7 @@ use crate::verbs::queue_pair::Kind;
 use crate::wait::{Deadline, interest, wait};
 
 /// How long the first message over a wire may take.
-const GREETING: Duration = Duration::from_secs(10);
+pub const GREETING: Duration = Duration::from_secs(10);
 /// What an end says once it can receive.
 const READY: [u8; 1] = [1];
 

@@ -38,8 +38,8 @@ pub trait Fabric: Send + Sync {
         Ok(())
     }
 
-    /// This rank has let go of a group: links of it that others make lead nowhere.
-    fn forget(&self, _group: u64) {}
+    /// This rank has let go of a group of these ranks: links of it that others make lead nowhere.
+    fn forget(&self, _group: u64, _ranks: &[usize]) {}
 
     /// Whether a rank has said goodbye, where only its links tell.
     fn has_left(&self, _peer: usize) -> bool {

@@ -12,6 +12,7 @@ pub use node::bytes as segment_bytes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -34,6 +35,11 @@ use node::Node;
 /// How long a broken link waits for the control plane to say why: a failed group's links are closed
 /// just after its ranks were told the cause.
 const WHY: Duration = Duration::from_secs(1);
+
+/// The same where only links tell, whose ends come one after the other: a channel's, then the wire's.
+const GOODBYE: Duration = Duration::from_millis(200);
+/// Between two looks meanwhile.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// What a group's collectives run on.
 enum Ground {
@@ -60,6 +66,8 @@ pub struct Linked {
     lanes: Mutex<HashMap<(usize, Way), Lanes>>,
     /// Engines for messages, while they are not in use.
     engines: Mutex<Vec<Engine>>,
+    /// Whether the others were told that it has failed, where no line does.
+    told: AtomicBool,
     /// What links are made of; after those that are there.
     fabric: Arc<dyn Fabric>,
 }
@@ -114,6 +122,7 @@ impl Linked {
             ground: Mutex::new(ground),
             lanes: Mutex::default(),
             engines: Mutex::default(),
+            told: AtomicBool::new(false),
             fabric,
         }
     }
@@ -127,7 +136,7 @@ impl Linked {
     /// for another cause, to be known.
     fn has_left(&self, peer: usize) -> bool {
         if !self.world.has_lines {
-            return self.fabric.has_left(self.member.ranks[peer]);
+            return self.says_goodbye(peer);
         }
         self.world.has_left(self.member.ranks[peer], &self.member.health, WHY)
     }
@@ -160,6 +169,31 @@ impl Linked {
         }
         self.fail(&error);
         self.member.health.check().err().unwrap_or(error)
+    }
+
+    /// The same where only links tell.
+    fn says_goodbye(&self, peer: usize) -> bool {
+        let deadline = Deadline::after(Some(GOODBYE));
+        // A rank that is lost is known to be by then.
+        self.look_around();
+        while peer != self.rank && self.member.health.check().is_ok() {
+            if self.fabric.has_left(self.member.ranks[peer]) {
+                return true;
+            }
+            if deadline.passed() {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        false
+    }
+
+    /// Tells the others of groups that a split has not made here, where no line does.
+    fn tell_unmade(&self) {
+        for (group, ranks, cause) in self.world.take_unmade() {
+            self.fabric.tell_failure(group, &ranks, &cause);
+            self.fabric.forget(group, &ranks);
+        }
     }
 
     /// For who has waited for a while: whether another rank has failed the group, or is gone, where no
@@ -255,7 +289,8 @@ impl Backend for Linked {
         let ranks: Vec<usize> = part.ranks.iter().map(|rank| self.member.ranks[*rank]).collect();
         let id = part.id(&self.member.ranks);
         let member = member(id, self.member.group, ranks.clone())
-            .inspect_err(|cause| self.world.fail_unmade(id, &ranks, cause))?;
+            .inspect_err(|cause| self.world.fail_unmade(id, &ranks, cause))
+            .inspect_err(|_| self.tell_unmade())?;
         self.world.enter(member.clone());
         let node = self.world.node(&member);
         let (bytes, deadline) = (node::bytes(node.len()), Deadline::after(limits.operation));
@@ -271,14 +306,17 @@ impl Backend for Linked {
     }
 
     fn fail(&self, cause: &Error) {
-        let first = self.world.fail_group(self.member.group, cause, true);
-        if !self.world.has_lines {
-            // Where the others have no lines, that is how they notice.
-            if first {
-                self.fabric.tell_failure(self.member.group, &self.member.ranks, cause);
-            }
-            self.close_links();
+        self.world.fail_group(self.member.group, cause, true);
+        if self.world.has_lines {
+            return;
         }
+        // Where the others have no lines, that is how they notice.
+        if let (Err(first), false) =
+            (self.member.health.check(), self.told.swap(true, Ordering::Relaxed))
+        {
+            self.fabric.tell_failure(self.member.group, &self.member.ranks, &first);
+        }
+        self.close_links();
     }
 
     fn leave(&self) {
@@ -298,7 +336,7 @@ impl Drop for Linked {
     fn drop(&mut self) {
         self.world.forget(self.member.group);
         if !self.world.has_lines {
-            self.fabric.forget(self.member.group);
+            self.fabric.forget(self.member.group, &self.member.ranks);
         }
     }
 }

@@ -108,6 +108,11 @@ impl Wire {
         if let Some(end) = &state.end {
             return Err(end.clone());
         }
+        // A group that has failed closes its channels, and opens none of them again.
+        if state.channels.values().any(|channel| channel.name == Some(name)) {
+            opened.iter().for_each(|number| state.forget(*number));
+            fail!(PeerLost, "connection to {} closed", self.name);
+        }
         let end = opened.map(|number| (number, ways.credits()));
         state.control.unsaid.push_back(Record::Open { name, end });
         let theirs = state.control.early.remove(&name);
@@ -116,9 +121,11 @@ impl Wire {
             fail!(Unavailable, "{}", self.no_room("this end"));
         };
         if let Some(channel) = state.channels.get_mut(&number) {
-            channel.name = Some(name);
-            if let Some(theirs) = theirs {
-                self.met(channel, theirs)?;
+            (channel.name, channel.told) = (Some(name), false);
+            if let Some(theirs) = theirs
+                && let Err(e) = self.met(channel, theirs)
+            {
+                self.fail(state, e);
             }
         }
         self.speak_or_fail(state);
@@ -128,6 +135,9 @@ impl Wire {
     /// This end has let go of a group: whoever opens a channel of it waits in vain.
     pub fn forget_group(&self, group: u64) {
         let mut state = self.state.lock();
+        if state.end.is_some() || state.is_over() {
+            return;
+        }
         let control = &mut state.control;
         control.forgotten.insert(group);
         control.failed.remove(&group);
@@ -142,6 +152,9 @@ impl Wire {
     /// A group has failed at this end.
     pub fn tell_failure(&self, group: u64, cause: &Error) {
         let mut state = self.state.lock();
+        if state.end.is_some() || state.is_over() {
+            return;
+        }
         let record = Record::Fail { group, cause: cause.clone() };
         state.control.unsaid.push_back(record);
         self.speak_or_fail(&mut state);
@@ -149,9 +162,9 @@ impl Wire {
 
     /// For who waits for others: whether this wire has something to say to its group.
     pub fn watch(&self, group: u64) -> Result<()> {
-        self.stir();
         let mut state = self.state.lock();
         self.look(&mut state);
+        self.probe(&mut state, true);
         match (state.control.failed.get(&group), &state.end) {
             (Some(cause), _) => Err(cause.clone()),
             (None, Some(end)) if !state.left => Err(end.clone()),
@@ -159,24 +172,49 @@ impl Wire {
         }
     }
 
-    /// Nothing has moved for a while. Sends what shows that the peer is gone, or that something was
-    /// lost: messages are numbered, so that any message shows that one before it has not come.
-    pub fn stir(&self) {
-        let mut state = self.state.lock();
-        let state = &mut *state;
+    /// Why the wire has ended without a goodbye, if it has.
+    pub fn lost(&self) -> Option<Error> {
+        let state = self.state.lock();
+        state.end.clone().filter(|_| !state.left)
+    }
+
+    /// Whether there are channels.
+    pub fn is_used(&self) -> bool {
+        !self.state.lock().channels.is_empty()
+    }
+
+    /// Nothing has moved for a while on a channel, beside which there is a connection that tells of the
+    /// peer's end, or, `alone`, none.
+    pub fn stir(&self, alone: bool) {
+        self.probe(&mut self.state.lock(), alone);
+    }
+
+    /// Sends what shows that the peer is gone, if nothing else does, or that something was lost: messages
+    /// are numbered, so that any message shows that one before it has not come.
+    fn probe(&self, state: &mut State, alone: bool) {
+        // What became of the last one.
+        if state.end.is_none()
+            && let Err(e) = self.free_rooms(state)
+        {
+            self.fail(state, e);
+        }
         if state.end.is_some() || state.is_over() || !state.met {
             return;
         }
         match self.kind() {
             // The device answers for its rank, whatever that does, as long as the rank is there.
-            Kind::Rc if !state.probing => match self.pair.post_probe(PROBE) {
-                Ok(()) => state.probing = true,
-                Err(e) => self.fail(state, e),
-            },
+            Kind::Rc if alone && self.probes && !state.probing => {
+                match self.pair.post_probe(PROBE) {
+                    Ok(()) => state.probing = true,
+                    Err(e) => log::debug!("{}: {e}", self.name),
+                }
+            }
             Kind::Rc => {}
-            // As many as have credits: when the peer looks at one, it gives that back.
-            Kind::Uc if state.control.unsaid.is_empty() && state.control.credits > 0 => {
-                state.control.unsaid.push_back(Record::Probe);
+            // The peer gives the credit back when it looks. Half of them are left for other records.
+            Kind::Uc if state.control.credits > CONTROL_CREDITS / 2 => {
+                if state.control.unsaid.is_empty() {
+                    state.control.unsaid.push_back(Record::Probe);
+                }
                 self.speak_or_fail(state);
             }
             Kind::Uc => {}
@@ -196,7 +234,7 @@ impl Wire {
             Record::Open { name, end } => self.offered(state, name, end),
             Record::Gone { number } => {
                 if let Some(channel) = state.channels.get_mut(&number) {
-                    let why = format!("{} has freed its handle of the group", self.name);
+                    let why = format!("{} has no part in the group any more", self.name);
                     channel.refuse(Error::new(Status::PeerLost, why));
                     state.forget_if_refused(number);
                 }
@@ -221,11 +259,14 @@ impl Wire {
         let ours = |(_, channel): &(&u32, &mut Channel)| channel.name == Some(name);
         if let Some((number, channel)) = state.channels.iter_mut().find(ours) {
             let number = *number;
+            if channel.peer.is_some() {
+                // Of a name that this end has had its channel of.
+                state.control.unsaid.extend(end.map(|(number, _)| Record::Gone { number }));
+                return Ok(());
+            }
             self.met(channel, end)?;
             channel.wake();
-            if channel.dropped && channel.peer.is_some() {
-                state.closing.push(number);
-            }
+            state.close_if_dropped(number);
             state.forget_if_refused(number);
         } else if !state.control.forgotten.contains(&name.group) {
             state.control.early.insert(name, end);
@@ -275,6 +316,9 @@ impl Wire {
                     // SAFETY: the room is taken, has a buffer's bytes, and nothing is sent from it yet.
                     unsafe { into.cast::<[u8; RECORD_BYTES]>().write(record.encode()) };
                     self.send(state, CONTROL, Said::Data, &[(room, RECORD_BYTES)])?;
+                    if let Record::Open { end: Some((number, _)), .. } = record {
+                        state.told(number);
+                    }
                 }
                 None => self.send(state, CONTROL, Said::Credits, &[(room, 0)])?,
             }
@@ -292,6 +336,7 @@ impl Wire {
         let record = Record::Fail { group: EVERY_GROUP, cause: cause.clone() };
         state.control.unsaid.push_back(record);
         let deadline = Deadline::after(Some(LAST_WORDS));
+        // What was read and is not posted again is not missed: nothing is received any more.
         let mut said = self.speak(state);
         while said.is_ok() && state.rooms.free() < state.rooms.total() && !deadline.passed() {
             std::thread::yield_now();
@@ -301,8 +346,38 @@ impl Wire {
 
     fn speak_or_fail(&self, state: &mut State) {
         // What was read and not posted again yet, the peer must not be told of.
-        if let Err(e) = self.post_again(state).and_then(|()| self.speak(state)) {
+        let spoken = self.post_again(state).and_then(|()| self.speak(state));
+        if let Err(e) = spoken.and_then(|()| self.close_all(state)) {
             self.fail(state, e);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Wire {
+    /// Tells the peer of an end that it may know already.
+    pub(super) fn say_opened(&self, name: Name, number: u32) {
+        let mut state = self.state.lock();
+        state.control.unsaid.push_back(Record::Open { name, end: Some((number, 0)) });
+        self.speak_or_fail(&mut state);
+    }
+}
+
+impl State {
+    /// The peer was told of this end of a channel.
+    fn told(&mut self, number: u32) {
+        if let Some(channel) = self.channels.get_mut(&number) {
+            channel.told = true;
+            channel.wake();
+        }
+        self.close_if_dropped(number);
+    }
+
+    /// What was closed before the ends of its channel had met is closed now.
+    fn close_if_dropped(&mut self, number: u32) {
+        let over = |channel: &Channel| channel.dropped && channel.target().is_some();
+        if self.channels.get(&number).is_some_and(over) && !self.closing.contains(&number) {
+            self.closing.push(number);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::verbs::queue_pair::{Kind, Remote};
 /// Bytes of an [`Introduction`].
 pub const INTRODUCTION_BYTES: usize = 48;
 /// Opens it; its number changes whenever ends with and without a change could not work together.
-const MAGIC: [u8; 8] = *b"wire\x00\x00\x00\x02";
+const MAGIC: [u8; 8] = *b"wire\x00\x00\x00\x03";
 
 /// One end of a wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -135,7 +135,7 @@ impl Wire {
         let Some(channel) = state.channels.get_mut(&number) else { return Standing::Closed };
         landed.append(&mut channel.landed);
         let open = !channel.closed && !over;
-        if open && channel.peer.is_some() && state.end.is_none() {
+        if open && channel.target().is_some() && state.end.is_none() {
             while rooms.len() < wanted && channel.credits > 0 {
                 let Some(room) = free.take() else { break };
                 rooms.push((room, free.bytes(room)));
@@ -195,7 +195,7 @@ impl Wire {
         let (free, over) = (state.rooms.free(), state.end.is_some() || state.is_over());
         let wants_room = !due && state.control.wants_room();
         let Some(channel) = state.channels.get_mut(&number) else { return false };
-        let can_send = sends && channel.credits > 0 && channel.peer.is_some();
+        let can_send = sends && channel.credits > 0 && channel.target().is_some();
         let can_receive = receives && !channel.landed.is_empty();
         let failed = state.control.failure_of(channel.name).is_some();
         let nothing_more = over || failed || channel.closed || channel.refused.is_some();

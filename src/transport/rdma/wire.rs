@@ -32,6 +32,7 @@ pub struct Stub {
     device: Arc<Device>,
     state: State,
     first_packet: u32,
+    probes: bool,
 }
 
 /// What a wire's threads share.
@@ -104,7 +105,8 @@ impl Stub {
             orphans: Vec::new(),
         };
         let first_packet = first_packet & 0xff_ffff;
-        let mut stub = Stub { pair, device: device.clone(), state, first_packet };
+        let probes = sends > rooms;
+        let mut stub = Stub { pair, device: device.clone(), state, first_packet, probes };
         let Some(requests) = stub.state.slabs.promise(device, WIRE_RECEIVES)? else {
             fail!(Unavailable, "{} takes no receives", device.name);
         };
@@ -141,7 +143,8 @@ impl Stub {
         })?;
         let Stub { pair, device, state, .. } = self;
         let name = format!("{peer} over {}", device.name);
-        Ok(Wire { name, pair, device, state: Mutex::new(state) })
+        let probes = self.probes;
+        Ok(Wire { name, pair, device, state: Mutex::new(state), probes })
     }
 }
 
@@ -153,6 +156,8 @@ pub struct Wire {
     pub(super) pair: QueuePair,
     pub(super) state: Mutex<State>,
     pub(super) device: Arc<Device>,
+    /// Whether there is a place for a probe beside the rooms.
+    pub(super) probes: bool,
 }
 
 impl Wire {
@@ -205,6 +210,7 @@ impl Wire {
     /// Tells the peer that nothing more comes; the end of all channels.
     pub fn say_goodbye(&self) {
         let mut state = self.state.lock();
+        // Records that wait go first, as far as they can.
         self.look(&mut state);
         if !state.is_over() {
             state.said = true;
