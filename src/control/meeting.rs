@@ -7,16 +7,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::Address;
 use super::channel::Channel;
 use super::dial::Caller;
-use super::gather::{self, Gatherer, Word};
-use super::gathering::{ELSEWHERE, Gathering, Guest, differ, lost, too_late};
-use super::handshake::{self, Hello, Purpose};
+use super::exchange::Exchange;
+use super::gathering::{ELSEWHERE, Gathering, Guest, lost, too_late};
+use super::handshake;
 use super::host::{self, Place};
-use super::interfaces::own_addresses;
 use super::listener::{Listener, Listening};
 use super::message::Message;
 use super::reactor::Reactor;
@@ -26,12 +23,7 @@ use crate::error::{Error, Result, Status, fail};
 use crate::wait::{Deadline, interest, wait};
 
 /// Between two calls to a rank 0 that does not listen yet.
-const RETRY: Duration = Duration::from_millis(30);
-/// Bytes of an [`Introduction`].
-const INTRODUCTION_BYTES: usize = 2048;
-/// How long all addresses of a rank 0 that listens may refuse: then none of them leads to it.
-const REFUSED: Duration = Duration::from_secs(1);
-
+pub const RETRY: Duration = Duration::from_millis(30);
 /// A connection to a rank that was made during the meeting.
 pub type Lines = Vec<(usize, Channel)>;
 
@@ -41,85 +33,6 @@ struct News {
     addresses: Vec<Vec<Address>>,
     patience: u64,
     places: Vec<Place>,
-}
-
-/// What a rank gives to the caller's all-gather first.
-#[derive(Serialize, Deserialize)]
-struct Introduction {
-    /// Whether it can take part.
-    word: Word,
-    rank: usize,
-    /// What must be the same on all ranks.
-    settings: Vec<String>,
-    /// Rank 0's is the world's if that has no lines.
-    id: u64,
-    /// Rank 0's.
-    addresses: Vec<Address>,
-    place: Place,
-}
-
-impl Introduction {
-    /// As it travels: JSON, and zeros behind it.
-    fn encode(mut self) -> Vec<u8> {
-        self.word = self.word.cut();
-        loop {
-            let mut json = serde_json::to_vec(&self).unwrap_or_default();
-            // The last addresses are those that lead there least.
-            if json.len() <= INTRODUCTION_BYTES || self.addresses.pop().is_none() {
-                json.resize(INTRODUCTION_BYTES, 0);
-                return json;
-            }
-        }
-    }
-}
-
-impl Introduction {
-    /// Gives it to all ranks: what each gave, unless one cannot take part.
-    fn exchange(self, gatherer: &Gatherer) -> Result<Vec<Introduction>> {
-        let own = self.word.clone();
-        let mut all: Vec<Introduction> = Vec::new();
-        for (rank, bytes) in gatherer.gather(&self.encode())?.iter().enumerate() {
-            all.push(gather::read(bytes, rank)?);
-        }
-        let words: Vec<_> = all.iter().map(|each| each.word.encode()).collect();
-        gatherer.sum_up(&own, &words)?;
-        Ok(all)
-    }
-}
-
-/// Takes part in the first gather of a start, for nothing but to tell the others why this rank cannot go on.
-pub fn decline(gatherer: &Gatherer, rank: usize, why: &Error) -> Result<()> {
-    let (word, settings) = (Word::Failed(why.clone()), Vec::new());
-    let place = Place::nowhere();
-    Introduction { word, rank, settings, id: 0, addresses: Vec::new(), place }
-        .exchange(gatherer)
-        .map(|_| ())
-}
-
-/// What the ranks of a start have told each other by the caller's all-gather.
-#[derive(Clone)]
-pub struct Gathered {
-    id: u64,
-    /// Where rank 0 can be reached.
-    addresses: Vec<Address>,
-    places: Vec<Place>,
-    /// Rank 0's.
-    listener: Option<Arc<Listening>>,
-}
-
-impl Gathered {
-    /// Of this start alone.
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Where rank 0 can be reached, perhaps.
-    fn rank_0(&self) -> Result<&[Address]> {
-        if self.addresses.is_empty() {
-            fail!(PeerLost, "rank 0 has no address at which it could be reached");
-        }
-        Ok(&self.addresses)
-    }
 }
 
 /// What a rank comes to the meeting with.
@@ -169,8 +82,8 @@ impl Starting<'_> {
 
     /// Rank 0 listens anywhere and hands its addresses out.
     fn with_all_gather(&self, all_gather: AllGather) -> Result<(Founding, Lines)> {
-        let gatherer = Gatherer::new(all_gather, self.plan.rank, self.plan.size);
-        let gathered = self.introduce(&gatherer)?;
+        let exchange = Exchange::new(all_gather, self.plan.rank, self.plan.size);
+        let gathered = self.introduce(&exchange)?;
         let channel = match self.plan.rank {
             0 => None,
             _ => Some(self.reach(gathered.rank_0()?)?),
@@ -178,126 +91,11 @@ impl Starting<'_> {
         self.meet_after(gathered, channel)
     }
 
-    /// All ranks tell each other what they come with; rank 0 listens from then on. What keeps one from it
-    /// fails the start for all.
-    pub fn introduce(&self, gatherer: &Gatherer) -> Result<Gathered> {
-        let mut listener = None;
-        let id = new_id().and_then(|id| {
-            if self.plan.rank == 0 {
-                let own = self.listen(&Address::new("", 0), true)?;
-                listener = Some((own.clone(), own_addresses(own.address)?));
-            }
-            Ok(id)
-        });
-        let own = Introduction {
-            word: Word::of(&id),
-            rank: self.plan.rank,
-            settings: self.settings(1),
-            id: id.unwrap_or_default(),
-            addresses: listener.iter().flat_map(|(_, all)| all.clone()).collect(),
-            place: self.place.clone(),
-        };
-        let all = own.exchange(gatherer)?;
-        self.check_all(&all)?;
-        let (id, addresses) = (all[0].id, all[0].addresses.clone());
-        let places = all.into_iter().map(|each| each.place).collect();
-        Ok(Gathered { id, addresses, places, listener: listener.map(|(listener, _)| listener) })
-    }
-
-    /// Fails unless what the ranks gave is in their order, and their settings are the same.
-    fn check_all(&self, all: &[Introduction]) -> Result<()> {
-        for (rank, each) in all.iter().enumerate() {
-            if each.rank != rank {
-                let other = each.rank;
-                fail!(
-                    Config,
-                    "the caller's all-gather function brought what rank {other} gave as rank {rank}'s"
-                );
-            }
-            if each.settings != all[0].settings {
-                return Err(differ(rank, &each.settings, &all[0].settings));
-            }
-        }
-        Ok(())
-    }
-
-    /// A connection to rank 0, which listens, unless nothing leads there; none for rank 0 itself. It is
-    /// given up at once where all its addresses have been refusing for a while.
-    pub fn try_rank_0(&self, gathered: &Gathered) -> Result<Option<Channel>> {
-        if self.plan.rank == 0 {
-            return Ok(None);
-        }
-        let addresses = gathered.rank_0()?;
-        // One that swallows everything leaves the others their time.
-        let each = self.limit.map(|limit| limit / addresses.len() as u32);
-        let (hello, mut refusing) = (self.hello(), None);
-        loop {
-            let mut all_refuse = true;
-            let mut last = Error::new(Status::PeerLost, "nothing to call");
-            for address in
-                addresses.iter().map(Address::resolve).flat_map(Result::unwrap_or_default)
-            {
-                let deadline = self.deadline.or(Deadline::after(each));
-                let caller = Caller { secret: self.plan.secret.as_deref(), deadline, stop: None };
-                let called = caller.connect(address).map_err(|e| (e, true));
-                match called.and_then(|s| caller.greet(s, &hello).map_err(|e| (e, false))) {
-                    Ok(channel) => return Ok(Some(channel)),
-                    Err((e, _)) if matches!(e.status, Status::Auth | Status::Config) => {
-                        return Err(e.at("rank 0"));
-                    }
-                    Err((e, calling)) => {
-                        all_refuse &= calling && e.status == Status::PeerLost;
-                        last = e;
-                    }
-                }
-            }
-            refusing = if all_refuse { refusing.or(Some(Instant::now())) } else { None };
-            let refused = refusing.is_some_and(|since| since.elapsed() >= REFUSED);
-            if refused || self.deadline.passed() {
-                return Err(Error { status: Status::PeerLost, ..last.at("no way to rank 0") });
-            }
-            std::thread::sleep(RETRY);
-        }
-    }
-
-    /// How this rank comes to rank 0.
-    fn hello(&self) -> Hello {
-        Hello {
-            purpose: Purpose::Join,
-            lane: 0,
-            world: 0,
-            group: 0,
-            from: self.plan.rank as u32,
-            to: 0,
-            size: self.plan.size as u32,
-            nonce: [0; 16],
-        }
-    }
-
-    /// Meets rank 0, to which there is a connection.
-    pub fn meet_after(
+    pub(super) fn listen(
         &self,
-        gathered: Gathered,
-        channel: Option<Channel>,
-    ) -> Result<(Founding, Lines)> {
-        let Gathered { addresses, listener, .. } = gathered;
-        match (listener, channel) {
-            (Some(listener), _) => {
-                self.gather(vec![listener], addresses.into_iter().take(1).collect())
-            }
-            (None, Some(channel)) => self.join_by(channel, &addresses, Vec::new(), Vec::new()),
-            (None, None) => fail!(Internal, "rank {} has not reached rank 0", self.plan.rank),
-        }
-    }
-
-    /// What a world is made of whose ranks have no lines.
-    pub fn without_lines(&self, gathered: Gathered) -> Founding {
-        let nowhere = vec![Vec::new(); self.plan.size];
-        let founding = self.founding(gathered.id, nowhere, 0, gathered.places, Vec::new());
-        Founding { has_lines: false, ..founding }
-    }
-
-    fn listen(&self, address: &Address, is_meeting_place: bool) -> Result<Arc<Listening>> {
+        address: &Address,
+        is_meeting_place: bool,
+    ) -> Result<Arc<Listening>> {
         let RingStart { bind, secret, .. } = self.plan;
         let (bind, secret) = (bind.as_deref(), secret.as_deref());
         Listener::open(self.reactor, address, bind, secret, is_meeting_place)
@@ -309,7 +107,7 @@ impl Starting<'_> {
     }
 
     /// What must be the same on all ranks, beside size and secret, which the handshake compares.
-    fn settings(&self, lanes: usize) -> Vec<String> {
+    pub(super) fn settings(&self, lanes: usize) -> Vec<String> {
         let RingStart { backend, agreed, transport, checksums, .. } = self.plan;
         let checksums = if *checksums { "on" } else { "off" };
         let mut all = vec![
@@ -323,7 +121,7 @@ impl Starting<'_> {
         all
     }
 
-    fn founding(
+    pub(super) fn founding(
         &self,
         id: u64,
         addresses: Vec<Vec<Address>>,
@@ -349,7 +147,7 @@ impl Starting<'_> {
     }
 
     /// Rank 0: waits until every rank has come, then tells each where the others are.
-    fn gather(
+    pub(super) fn gather(
         &self,
         listeners: Vec<Arc<Listening>>,
         own: Vec<Address>,
@@ -447,7 +245,7 @@ impl Starting<'_> {
     }
 
     /// The same, over a connection that is there.
-    fn join_by(
+    pub(super) fn join_by(
         &self,
         channel: Channel,
         rank_0: &[Address],
@@ -584,7 +382,7 @@ impl Starting<'_> {
 }
 
 /// What tells a start from others.
-fn new_id() -> Result<u64> {
+pub(super) fn new_id() -> Result<u64> {
     let nonce = handshake::nonce()?;
     Ok(u64::from_le_bytes(std::array::from_fn(|i| nonce[i])))
 }

@@ -1,7 +1,7 @@
 //! The jaccl backend: links over RDMA verbs, in a mesh or a ring of wires. It is the group of
 //! `backend/linked` on another fabric; the control plane stays on TCP, or there is none.
 
-mod plain;
+mod lineless;
 mod wiring;
 
 use std::collections::HashMap;
@@ -43,7 +43,7 @@ pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
     let map = Map { devices: plan.devices.clone(), topology: plan.topology };
     let devices = open(plan, &map);
     let (started, devices) = meet(plan, reactor, devices)?;
-    let Started { world, member, gatherer } = started;
+    let Started { world, member, exchange } = started;
     // A caller's all-gather takes as long as ranks take to come to it.
     let deadline = match plan.control.meeting {
         Meeting::AllGather(_) => Deadline::after(plan.control.connect_timeout),
@@ -54,8 +54,8 @@ pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
         QueuePairType::Uc => Kind::Uc,
     });
     let wiring = Wiring { world: &world, member: &member, map: &map, kind, deadline };
-    let wires = match gatherer {
-        Some(gatherer) => wiring.connect_by_gathers(&devices, &gatherer),
+    let wires = match exchange {
+        Some(exchange) => wiring.connect_by_gathers(&devices, &exchange),
         None => wiring.connect(&devices),
     };
     let wires = wires.map_err(|e| failed(&world, &member, reactor, e))?;
@@ -104,7 +104,7 @@ fn meet(
     let member = world_member(plan.size)?;
     let met = control::start(&plan.control, reactor, member.clone(), segment_bytes);
     match (met, devices) {
-        (Ok((world, _)), Ok(devices)) => Ok((Started { world, member, gatherer: None }, devices)),
+        (Ok((world, _)), Ok(devices)) => Ok((Started { world, member, exchange: None }, devices)),
         (Ok((world, _)), Err(e)) => Err(failed(&world, &member, reactor, e)),
         (Err(_), Err(e)) | (Err(e), Ok(_)) => Err(e),
     }

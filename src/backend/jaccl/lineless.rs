@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::wiring::{GREETING, Wiring};
 use super::{Map, Opened, QUEUE_PAIRS};
-use crate::control::{Gatherer, WORD_BYTES, Word};
+use crate::control::{Exchange, REPORT_BYTES, Report};
 use crate::error::{Error, Result, Status, fail};
 use crate::transport::rdma::{INTRODUCTION_BYTES, Introduction, Stub, Wire};
 use crate::wait::Deadline;
@@ -58,22 +58,22 @@ impl Map {
 
 impl Wiring<'_> {
     /// This rank's wires. All ranks do this at once; what fails on one fails the start for all.
-    pub fn connect_by_gathers(&self, devices: &Opened, gatherer: &Gatherer) -> Result<Wires> {
+    pub fn connect_by_gathers(&self, devices: &Opened, exchange: &Exchange) -> Result<Wires> {
         let halves = self.halves(devices);
-        let word = Word::of(&halves);
-        let mut own = word.encode();
-        own.resize(WORD_BYTES + self.place(self.world.size, 0), 0);
+        let report = Report::of(&halves);
+        let mut own = report.encode();
+        own.resize(REPORT_BYTES + self.place(self.world.size, 0), 0);
         for Half { peer, number, stub } in halves.iter().flatten() {
-            let at = WORD_BYTES + self.place(*peer, *number);
+            let at = REPORT_BYTES + self.place(*peer, *number);
             own[at..at + INTRODUCTION_BYTES].copy_from_slice(&stub.introduction().encode());
         }
-        let all = gatherer.gather(&own)?;
-        gatherer.sum_up(&word, &words(&all))?;
+        let all = exchange.gather(&own)?;
+        exchange.sum_up(&report, &reports(&all))?;
         // What is sent to an end that is not ready would be lost.
         let wires = halves.and_then(|halves| self.meet_all(halves, &all));
-        let mut wires = self.agree(gatherer, wires)?;
+        let mut wires = self.agree(exchange, wires)?;
         let greeted = self.greet_all(&mut wires);
-        self.agree(gatherer, greeted.map(|()| wires))
+        self.agree(exchange, greeted.map(|()| wires))
     }
 
     /// This rank's ends.
@@ -104,7 +104,7 @@ impl Wiring<'_> {
         log::info!("rank {} has no wire to rank {peer}: {why}", self.world.rank);
     }
 
-    /// Where an end's introduction lies behind the word of its rank.
+    /// Where an end's introduction lies behind the report of its rank.
     fn place(&self, peer: usize, number: usize) -> usize {
         (peer * self.map.most_wires() + number) * INTRODUCTION_BYTES
     }
@@ -114,7 +114,7 @@ impl Wiring<'_> {
         let mut wires = Wires::new();
         for Half { peer, number, stub } in halves {
             let name = stub.device().to_owned();
-            let at = WORD_BYTES + self.place(self.world.rank, number);
+            let at = REPORT_BYTES + self.place(self.world.rank, number);
             let theirs = std::array::from_fn(|i| all[peer][at + i]);
             let met = match theirs {
                 NOBODY => Err(Error::new(Status::Unavailable, "it has no queue pair for it")),
@@ -136,15 +136,15 @@ impl Wiring<'_> {
 
     /// Tells all ranks how this one fared, and with which it has wires now: those remain that both ends
     /// have.
-    fn agree(&self, gatherer: &Gatherer, wires: Result<Wires>) -> Result<Wires> {
-        let word = Word::of(&wires);
-        let mut own = word.encode();
+    fn agree(&self, exchange: &Exchange, wires: Result<Wires>) -> Result<Wires> {
+        let report = Report::of(&wires);
+        let mut own = report.encode();
         let has = |peer| wires.as_ref().is_ok_and(|wires| wires.contains_key(&peer));
         own.extend((0..self.world.size).map(|peer| u8::from(has(peer))));
-        let all = gatherer.gather(&own)?;
-        gatherer.sum_up(&word, &words(&all))?;
+        let all = exchange.gather(&own)?;
+        exchange.sum_up(&report, &reports(&all))?;
         let mut wires = wires?;
-        wires.retain(|peer, _| all[*peer][WORD_BYTES + self.world.rank] == 1);
+        wires.retain(|peer, _| all[*peer][REPORT_BYTES + self.world.rank] == 1);
         Ok(wires)
     }
 
@@ -174,9 +174,9 @@ impl Wiring<'_> {
     }
 }
 
-/// The words at the beginning of what ranks gave.
-fn words(all: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    all.iter().map(|each| each[..WORD_BYTES].to_vec()).collect()
+/// The reports at the beginning of what ranks gave.
+fn reports(all: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    all.iter().map(|each| each[..REPORT_BYTES].to_vec()).collect()
 }
 
 #[cfg(test)]

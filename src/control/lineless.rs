@@ -10,11 +10,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::gather::{Gatherer, WORD_BYTES, Word};
+use super::entry::{Gathered, decline};
+use super::exchange::{Exchange, REPORT_BYTES, Report};
 use super::gathering::ELSEWHERE;
 use super::handshake::{self, Hello, PROOF_BYTES, Purpose, Side};
 use super::host::Place;
-use super::meeting::{Gathered, Starting, decline};
+use super::meeting::Starting;
 use super::reactor::Reactor;
 use super::world::{Member, Seat, World};
 use crate::config::{AllGather, RingStart};
@@ -33,7 +34,7 @@ pub struct Started {
     /// The group of all ranks.
     pub member: Member,
     /// By what its ranks tell each other more, if they have no lines.
-    pub gatherer: Option<Gatherer>,
+    pub exchange: Option<Exchange>,
 }
 
 /// What a rank needs before it can take part.
@@ -53,7 +54,7 @@ pub fn start_by_all_gather(
     ready: Result<()>,
     member: impl Fn() -> Result<Member>,
 ) -> Result<Started> {
-    let gatherer = Gatherer::new(all_gather, plan.rank, plan.size);
+    let exchange = Exchange::new(all_gather, plan.rank, plan.size);
     let prepared = ready.and_then(|()| {
         let place = Place::here(plan.host_id.as_deref(), None)?;
         Ok(Prepared { place, members: [member()?, member()?] })
@@ -61,7 +62,7 @@ pub fn start_by_all_gather(
     let Prepared { place, members: [member, lineless] } = match prepared {
         Ok(prepared) => prepared,
         Err(e) => {
-            decline(&gatherer, plan.rank, &e)?;
+            decline(&exchange, plan.rank, &e)?;
             return Err(e);
         }
     };
@@ -72,19 +73,19 @@ pub fn start_by_all_gather(
         deadline: Deadline::after(limit),
         place: place.clone(),
     };
-    let gathered = part(None).introduce(&gatherer)?;
+    let gathered = part(None).introduce(&exchange)?;
     let reach = plan.connect_timeout.map_or(REACH, |limit| REACH.min(limit / PART));
     let reached = part(Some(reach)).try_rank_0(&gathered);
-    let mut why = agree_on_secret(plan, &gatherer, &gathered, &word(&reached))?;
+    let mut why = agree_on_secret(plan, &exchange, &gathered, &report(&reached))?;
     if why.is_none() {
         // A world of many takes longer, and that its ranks meet is likely by now.
         let starting = part(plan.connect_timeout.map(|limit| limit - limit / PART));
         let met = reached.and_then(|channel| starting.meet_after(gathered.clone(), channel));
         let up = met.and_then(|met| starting.bring_up(met, member.clone(), |_| 0));
-        why = gatherer.agree(&word(&up))?;
+        why = exchange.agree(&report(&up))?;
         if why.is_none() {
             let (world, _) = up?;
-            return Ok(Started { world, member, gatherer: None });
+            return Ok(Started { world, member, exchange: None });
         }
         // Ranks that have lines with some of the others hang up.
     }
@@ -97,21 +98,21 @@ pub fn start_by_all_gather(
         plan.size,
         why.unwrap_or_default().replace(ELSEWHERE, "")
     );
-    Ok(Started { world, member: lineless, gatherer: Some(gatherer) })
+    Ok(Started { world, member: lineless, exchange: Some(exchange) })
 }
 
 /// Takes part in a start that this rank cannot go on with, so that the others learn why.
 pub fn decline_by_all_gather(all_gather: AllGather, rank: usize, size: usize, why: &Error) {
     // It has failed here anyway.
-    let _ = decline(&Gatherer::new(all_gather, rank, size), rank, why);
+    let _ = decline(&Exchange::new(all_gather, rank, size), rank, why);
 }
 
-/// As [`Gatherer::agree`]; the ranks also prove that they have the same secret, which TCP may not get to.
+/// As [`Exchange::agree`]; the ranks also prove that they have the same secret, which TCP may not get to.
 fn agree_on_secret(
     plan: &RingStart,
-    gatherer: &Gatherer,
+    exchange: &Exchange,
     gathered: &Gathered,
-    own: &Word,
+    own: &Report,
 ) -> Result<Option<String>> {
     let proof = |rank: usize| {
         let hello = Hello {
@@ -129,28 +130,28 @@ fn agree_on_secret(
     let proven = proof(plan.rank);
     let own = match &proven {
         Ok(_) => own.clone(),
-        Err(e) => Word::Failed(e.clone()),
+        Err(e) => Report::Failed(e.clone()),
     };
     let bytes = [own.encode(), proven.unwrap_or([0; PROOF_BYTES]).to_vec()].concat();
-    let all = gatherer.gather(&bytes)?;
+    let all = exchange.gather(&bytes)?;
     for (rank, theirs) in all.iter().enumerate() {
-        let theirs = std::array::from_fn(|at| theirs[WORD_BYTES + at]);
+        let theirs = std::array::from_fn(|at| theirs[REPORT_BYTES + at]);
         if !handshake::equal(&theirs, &proof(rank)?) {
             let why =
                 format!("rank {rank} has another MLXD_SECRET, or none; all ranks need the same");
             return Err(Error::new(Status::Auth, why));
         }
     }
-    let words: Vec<_> = all.iter().map(|each| each[..WORD_BYTES].to_vec()).collect();
-    gatherer.sum_up(&own, &words)
+    let reports: Vec<_> = all.iter().map(|each| each[..REPORT_BYTES].to_vec()).collect();
+    exchange.sum_up(&own, &reports)
 }
 
 /// How a rank fared that has come to this over TCP.
-fn word<T>(outcome: &Result<T>) -> Word {
+fn report<T>(outcome: &Result<T>) -> Report {
     match outcome {
         Err(e) if [Status::PeerLost, Status::Timeout, Status::System].contains(&e.status) => {
-            Word::OutOfReach(e.message.clone())
+            Report::OutOfReach(e.message.clone())
         }
-        outcome => Word::of(outcome),
+        outcome => Report::of(outcome),
     }
 }
