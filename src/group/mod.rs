@@ -15,10 +15,10 @@ use crate::cuda;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, Status};
 use crate::health::Health;
-use crate::order::{Order, Queue, Turn};
-use crate::recorder;
+use crate::order::{Order, Turn};
 use crate::recorder::archive::{self, Archive, Will};
 use crate::recorder::document::{Document, Failure, Identity};
+use crate::recorder::{self, Queue};
 use crate::stream::Stream;
 
 /// Ranks that compute together.
