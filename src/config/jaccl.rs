@@ -1,41 +1,10 @@
 //! What the jaccl backend starts from: this rank, the devices between the ranks, and where they meet.
 
-use std::fmt;
-use std::str::FromStr;
-
 use super::devices::{Devices, Topology};
+use super::rdma::{QueuePairType, Registration};
 use super::start::{Meeting, RingStart, Transport, rank_within};
-use super::{Address, Found, Settings, parse};
+use super::{Address, Found, Settings};
 use crate::error::{Result, fail};
-
-/// The service that a queue pair gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueuePairType {
-    /// Reliable connection: what is lost on the way is sent again.
-    Rc,
-    /// Unreliable connection: what is lost is lost. All that Thunderbolt has.
-    Uc,
-}
-
-impl FromStr for QueuePairType {
-    type Err = ();
-
-    fn from_str(name: &str) -> std::result::Result<QueuePairType, ()> {
-        [QueuePairType::Rc, QueuePairType::Uc]
-            .into_iter()
-            .find(|service| service.to_string() == name)
-            .ok_or(())
-    }
-}
-
-impl fmt::Display for QueuePairType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            QueuePairType::Rc => "rc",
-            QueuePairType::Uc => "uc",
-        })
-    }
-}
 
 /// All that a rank needs to know to start.
 #[derive(Clone, Debug)]
@@ -56,6 +25,15 @@ pub struct JacclStart {
     pub gid_index: Option<u8>,
     /// The devices' port asked for, from 1.
     pub port: Option<u8>,
+    /// Whether the caller's memory is registered.
+    pub register: Registration,
+    /// The service level of what is sent: which lane of an InfiniBand network it takes, and on RoCE the
+    /// priority in Ethernet's header where there is one.
+    pub service_level: u8,
+    /// The traffic class of what is sent to a GID: on RoCE v2 the IP header's, with its DSCP.
+    pub traffic_class: u8,
+    /// The partition, by its place in the port's table of keys.
+    pub pkey_index: u16,
 }
 
 const DEVICES: &[&str] = &["MLX_IBV_DEVICES", "JACCL_IBV_DEVICES"];
@@ -91,6 +69,10 @@ impl Settings {
             queue_pair: self.queue_pair()?,
             gid_index: self.gid_index()?,
             port: self.rdma_port()?,
+            register: self.registration()?,
+            service_level: self.service_level()?,
+            traffic_class: self.traffic_class()?,
+            pkey_index: self.pkey_index()?,
         }))
     }
 
@@ -140,26 +122,6 @@ impl Settings {
     /// As MLX takes it: anything but 0 is yes.
     fn prefers_ring(&self) -> bool {
         self.find(&["MLX_JACCL_RING", "JACCL_RING"]).is_some_and(|found| found.value.trim() != "0")
-    }
-
-    fn queue_pair(&self) -> Result<Option<QueuePairType>> {
-        self.find(&["MLXD_RDMA_QP"]).map(|found| parse(&found, "rc or uc")).transpose()
-    }
-
-    fn gid_index(&self) -> Result<Option<u8>> {
-        let expected = "a place in the port's table of GIDs, from 0 to 255";
-        self.find(&["MLXD_RDMA_GID_INDEX"]).map(|found| parse(&found, expected)).transpose()
-    }
-
-    fn rdma_port(&self) -> Result<Option<u8>> {
-        let Some(found) = self.find(&["MLXD_RDMA_PORT"]) else {
-            return Ok(None);
-        };
-        let expected = "a port of the device, from 1 to 255";
-        match parse(&found, expected)? {
-            0 => fail!(Config, "{found} is not {expected}"),
-            port => Ok(Some(port)),
-        }
     }
 }
 
@@ -228,6 +190,8 @@ mod tests {
         assert!(matches!(mesh.control.meeting, Meeting::Coordinator(a) if a.to_string() == "h:7"));
         assert_eq!(mesh.control.transport, Transport::Tcp);
         assert_eq!((mesh.queue_pair, mesh.gid_index, mesh.port), (None, None, None));
+        assert_eq!(mesh.register, Registration::Auto);
+        assert_eq!((mesh.service_level, mesh.traffic_class, mesh.pkey_index), (0, 0, 0));
         assert_eq!(mesh.devices.wires(2, 0), ["a"]);
         assert_eq!(started(RING, &[]).topology, Topology::Ring);
     }
@@ -278,13 +242,21 @@ mod tests {
     fn what_is_asked_of_verbs_is_read() {
         let asked = started(
             MESH,
-            &[("MLXD_RDMA_QP", "uc"), ("MLXD_RDMA_GID_INDEX", "0"), ("MLXD_RDMA_PORT", "2")],
+            &[
+                ("MLXD_RDMA_QP", "uc"),
+                ("MLXD_RDMA_GID_INDEX", "0"),
+                ("MLXD_RDMA_PORT", "2"),
+                ("MLXD_RDMA_REGISTER", "never"),
+                ("MLXD_RDMA_SERVICE_LEVEL", "3"),
+                ("MLXD_RDMA_TRAFFIC_CLASS", "4"),
+                ("MLXD_RDMA_PKEY_INDEX", "5"),
+            ],
         );
         assert_eq!(
-            (asked.queue_pair, asked.gid_index, asked.port),
-            (Some(QueuePairType::Uc), Some(0), Some(2))
+            (asked.queue_pair, asked.gid_index, asked.port, asked.register),
+            (Some(QueuePairType::Uc), Some(0), Some(2), Registration::Never)
         );
-        assert_eq!(started(MESH, &[("MLXD_RDMA_QP", "rc")]).queue_pair, Some(QueuePairType::Rc));
+        assert_eq!((asked.service_level, asked.traffic_class, asked.pkey_index), (3, 4, 5));
     }
 
     #[test]
@@ -338,17 +310,6 @@ mod tests {
                 "JACCL_COORDINATOR: \"h:0\" has no port between",
             ),
             (&[WORLD[0], WORLD[1], ("MLXD_RDMA_QP", "ud")], "MLXD_RDMA_QP=\"ud\" is not rc or uc"),
-            (&[WORLD[0], WORLD[1], ("MLXD_RDMA_QP", "RC")], "MLXD_RDMA_QP=\"RC\" is not rc or uc"),
-            (
-                &[WORLD[0], WORLD[1], ("MLXD_RDMA_GID_INDEX", "-1")],
-                "MLXD_RDMA_GID_INDEX=\"-1\" is not a place",
-            ),
-            (&[WORLD[0], WORLD[1], ("MLXD_RDMA_GID_INDEX", "256")], "from 0 to 255"),
-            (&[WORLD[0], WORLD[1], ("MLXD_RDMA_PORT", "0")], "MLXD_RDMA_PORT=\"0\" is not a port"),
-            (
-                &[WORLD[0], WORLD[1], ("MLXD_RDMA_PORT", "eth0")],
-                "MLXD_RDMA_PORT=\"eth0\" is not a port",
-            ),
         ] {
             let error = start(MESH, pairs).unwrap_err();
             assert_eq!(error.status, Status::Config);

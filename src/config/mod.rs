@@ -10,14 +10,16 @@ mod hostfile;
 mod jaccl;
 mod mpi;
 mod nccl;
+mod rdma;
 mod start;
 
 pub use address::Address;
 pub use devices::{Devices, Topology};
 pub use hostfile::Hostfile;
-pub use jaccl::{JacclStart, QueuePairType};
+pub use jaccl::JacclStart;
 pub use mpi::{MpiLauncher, MpiSettings};
 pub use nccl::{NcclLibrary, NcclStart};
+pub use rdma::{QueuePairType, Registration};
 pub use start::{Meeting, RingStart, Transport};
 
 use std::collections::BTreeMap;
@@ -51,8 +53,12 @@ const NAMES: &[&str] = &[
     "MLXD_PEER_TIMEOUT_MS",
     "MLXD_RANK",
     "MLXD_RDMA_GID_INDEX",
+    "MLXD_RDMA_PKEY_INDEX",
     "MLXD_RDMA_PORT",
     "MLXD_RDMA_QP",
+    "MLXD_RDMA_REGISTER",
+    "MLXD_RDMA_SERVICE_LEVEL",
+    "MLXD_RDMA_TRAFFIC_CLASS",
     "MLXD_RECV_TIMEOUT_MS",
     "MLXD_SECRET",
     "MLXD_TIMEOUT_MS",
