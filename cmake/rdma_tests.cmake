@@ -86,6 +86,10 @@ add_test(NAME rdma_misconfigured_devices
   COMMAND "${rdma_with}" 1 $<TARGET_FILE:rdma_misconfigured> devices)
 set_rdma_properties(rdma_misconfigured_devices "")
 
+add_test_program(rdma_marks mlxd::mlxd rdma_marks.c)
+add_test(NAME rdma_marks COMMAND "${rdma_with}" 2 $<TARGET_FILE:rdma_marks>)
+set_rdma_properties(rdma_marks "")
+
 # Starts where all is there; where there may be no device or no libibverbs, whatever this machine has;
 # devices files that nobody could start from.
 add_test_program(rdma_start mlxd::mlxd rdma_start.c)

@@ -2,7 +2,8 @@
 //! they must end.
 //!
 //! - `abi.rs`, `functions.rs`, `library.rs`: what the header declares; the library, opened at run time.
-//! - `device.rs`, `address.rs`: a device and the port of it that is used; by which address it is reached.
+//! - `device.rs`, `address.rs`, `partition.rs`: a device and the port of it that is used; by which address
+//!   it is reached; to whom it talks.
 //! - `memory.rs`, `queue_pair.rs`: registered memory; a queue pair with its completion queues.
 
 pub mod abi;
@@ -11,6 +12,7 @@ pub mod device;
 pub mod functions;
 mod library;
 pub mod memory;
+pub mod partition;
 pub mod queue_pair;
 
 pub use library::open;

@@ -233,6 +233,7 @@ impl QueuePair {
     fn initialise(&self) -> Result<()> {
         let attributes = ibv_qp_attr {
             qp_state: IBV_QPS_INIT,
+            pkey_index: self.device().pkey_index,
             port_num: self.device().port,
             qp_access_flags: IBV_ACCESS_LOCAL_WRITE,
             ..ibv_qp_attr::default()
@@ -245,7 +246,8 @@ impl QueuePair {
     /// begins with `first_packet`, may send once the other end has done the same.
     pub fn connect(&self, first_packet: u32, remote: &Remote) -> Result<()> {
         let device = self.device();
-        let mut way = ibv_ah_attr { port_num: device.port, ..ibv_ah_attr::default() };
+        let sl = device.marks.service_level;
+        let mut way = ibv_ah_attr { sl, port_num: device.port, ..ibv_ah_attr::default() };
         if remote.address.kind == AddressKind::Lid {
             way.dlid = remote.address.lid;
         } else {
@@ -254,6 +256,7 @@ impl QueuePair {
             way.grh.dgid = remote.address.gid;
             way.grh.sgid_index = device.gid_index;
             way.grh.hop_limit = HOPS;
+            way.grh.traffic_class = device.marks.traffic_class;
         }
         let mut mask = IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
         if self.kind == Kind::Rc {

@@ -19,7 +19,7 @@ use crate::transport::Link;
 use crate::transport::checked::CheckedLink;
 use crate::transport::late::{Arrival, LateLink};
 use crate::transport::rdma::{Approach, Opening, Prospect, Stub, Ways, Wire};
-use crate::verbs::device::{Device, Wanted};
+use crate::verbs::device::{Device, Marks, Wanted};
 use crate::verbs::queue_pair::Kind;
 use crate::wait::Deadline;
 use wiring::Wiring;
@@ -86,7 +86,13 @@ fn failed(world: &Seat, member: &Member, reactor: &Arc<Reactor>, error: Error) -
 
 /// The devices that this rank's wires need, by name.
 fn open(plan: &JacclStart, map: &Map) -> Result<HashMap<String, Arc<Device>>> {
-    let wanted = Wanted { port: plan.port, gid_index: plan.gid_index.map(u32::from) };
+    let JacclStart { port, pkey_index, service_level, traffic_class, .. } = *plan;
+    let wanted = Wanted {
+        port,
+        gid_index: plan.gid_index.map(u32::from),
+        pkey_index,
+        marks: Marks { service_level, traffic_class },
+    };
     let mut devices = HashMap::new();
     for peer in map.wired(plan.rank) {
         for name in map.devices.wires(plan.rank, peer) {

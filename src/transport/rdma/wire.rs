@@ -114,6 +114,7 @@ impl Stub {
     pub fn introduction(&self) -> Introduction {
         Introduction {
             kind: self.pair.kind,
+            partition: self.device.partition,
             remote: Remote {
                 number: self.pair.number(),
                 first_packet: self.first_packet,
