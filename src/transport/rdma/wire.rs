@@ -71,9 +71,28 @@ pub struct Registered {
 impl Stub {
     /// A queue pair on this device, `None`: of type rc, unless the device has no such.
     pub fn new(device: &Arc<Device>, kind: Option<Kind>) -> Result<Stub> {
+        Stub::of_at_most(None, device, kind)
+    }
+
+    /// The same, if this process has less than `most` on the device.
+    pub fn spare(most: usize, device: &Arc<Device>, kind: Option<Kind>) -> Result<Stub> {
+        Stub::of_at_most(Some(most), device, kind)
+    }
+
+    fn of_at_most(
+        queue_pairs: Option<usize>,
+        device: &Arc<Device>,
+        kind: Option<Kind>,
+    ) -> Result<Stub> {
         let most = MOST.min(device.max_requests as usize).min(device.max_completions as usize);
         let rooms = ROOMS.min(device.max_requests as usize).min(device.max_completions as usize);
-        let plan = Plan { kind, sends: rooms as u32, recvs: most as u32, inline_bytes: INLINE };
+        let plan = Plan {
+            kind,
+            most: queue_pairs,
+            sends: rooms as u32,
+            recvs: most as u32,
+            inline_bytes: INLINE,
+        };
         let pair = QueuePair::new(device, plan)?;
         let first_packet =
             getrandom::u32().map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
