@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::linked::{Fabric, Lane, Linked, segment_bytes, world_member};
+use super::linked::{Fabric, Lane, Linked, segment_bytes};
 use crate::config::{Devices, JacclStart, QueuePairType, Topology};
 use crate::control::{self, Member, Reactor, Seat, World};
 use crate::error::{Error, Result, Status};
@@ -38,7 +38,7 @@ pub fn start(plan: &JacclStart, reactor: &Arc<Reactor>) -> Result<Linked> {
     let deadline = Deadline::after(plan.control.connect_timeout);
     let map = Map { devices: plan.devices.clone(), topology: plan.topology };
     let devices = open(plan, &map);
-    let member = world_member(plan.size)?;
+    let member = Member::of_world(plan.size)?;
     let met = control::start(&plan.control, reactor, member.clone(), segment_bytes);
     // What is wrong with this rank's devices is told to all who came, but first of all to this one.
     let (world, segment, devices) = match (met, devices) {

@@ -34,7 +34,6 @@ use cudarc::driver::sys::CUstream;
 use parking_lot::Mutex;
 
 use super::{Backend, End, Limits, Operation, Track, split};
-use crate::call::CallLog;
 use crate::config::NcclStart;
 use crate::control::{self, Member, Reactor, Seat, Topic};
 use crate::cuda::{self, Context, Events, Pending as _, StreamHandle};
@@ -125,7 +124,7 @@ impl Nccl {
         wardens: &Arc<Wardens>,
     ) -> Result<Nccl> {
         let deadline = Deadline::after(plan.world.connect_timeout);
-        let member = member(0, 0, (0..plan.world.size).collect())?;
+        let member = Member::of_world(plan.world.size)?;
         let (world, _) = control::start(&plan.world, reactor, member.clone(), |_| 0)?;
         let local_rank = plan.local_rank.unwrap_or_else(|| world.rank_on_machine());
         let parts =
@@ -302,17 +301,6 @@ fn new_stream(driver: &cuda::Driver) -> Result<StreamHandle> {
     Ok(StreamHandle::new(raw))
 }
 
-/// This rank's part in a new group, made of `parent`.
-fn member(group: u64, parent: u64, ranks: Vec<usize>) -> Result<Member> {
-    Ok(Member {
-        group,
-        parent,
-        ranks,
-        health: Arc::new(Health::new()?),
-        calls: Arc::new(CallLog::default()),
-    })
-}
-
 impl Shared {
     /// `[nccl] all_sum on rank 2 of 4`
     fn scene(&self, what: &str) -> String {
@@ -465,15 +453,10 @@ impl Backend for Nccl {
         limits: Limits,
     ) -> Result<Option<Box<dyn Backend>>> {
         let shared = &self.0;
-        let number = shared.world.next_group_number();
-        let Some(part) = split::agree(self, color, key, number, sequence, limits)? else {
+        let (world, of) = (&shared.world, &shared.member);
+        let Some(member) = split::enter(self, world, of, (color, key), sequence, limits)? else {
             return Ok(None);
         };
-        let ranks: Vec<usize> = part.ranks.iter().map(|rank| shared.member.ranks[*rank]).collect();
-        let id = part.id(&shared.member.ranks);
-        let member = member(id, shared.member.group, ranks.clone())
-            .inspect_err(|cause| shared.world.fail_unmade(id, &ranks, cause))?;
-        shared.world.enter(member.clone());
         let parts = Parts {
             library: shared.library.clone(),
             world: shared.world.clone(),
@@ -481,7 +464,7 @@ impl Backend for Nccl {
             check: shared.check,
         };
         let deadline = Deadline::after(limits.operation);
-        if ranks.len() == 1 {
+        if member.ranks.len() == 1 {
             return Ok(Some(Box::new(Alone { shared: shared.clone(), member })));
         }
         // Not ncclCommSplit, in which all ranks of this group would have to take part, behind all that it
