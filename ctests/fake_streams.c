@@ -1,7 +1,7 @@
 /* The stand-in for libcuda.so.1, continued: streams. A stream is a queue with a thread. Work begins
- * once all before it on its stream is done, and what it depends on: an event
- * that its stream waits for; for the legacy default stream all earlier work of the device's
- * blocking streams, and for those the earlier work of the legacy stream. */
+ * once all before it on its stream is done, and what it depends on: an event that its stream waits
+ * for; for the legacy default stream all earlier work of the device's blocking streams, and for
+ * those the earlier work of the legacy stream. */
 #include "fake_streams.h"
 
 #include <unistd.h>
