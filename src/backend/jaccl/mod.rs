@@ -73,11 +73,15 @@ fn failed(world: &Seat, member: &Member, reactor: &Arc<Reactor>, error: Error) -
         // Only waits for another cause.
         world.has_left(world.rank, &member.health, WHY);
     }
-    // Whoever waits for this rank learns why at once: the process may end next.
-    world.fail_group(member.group, &error, true);
+    // Whoever waits for this rank learns why at once, and where: the process may end next.
+    let told = error.clone().at(format_args!("on rank {}", world.rank));
+    world.fail_group(member.group, &told, true);
     world.leave();
     reactor.settle(LAST_WORDS);
-    member.health.check().err().unwrap_or(error)
+    match member.health.check() {
+        Err(cause) if cause != told => cause,
+        _ => error,
+    }
 }
 
 /// The devices that this rank's wires need, by name.
