@@ -84,10 +84,18 @@ foreach(case large_recv large_sum send)
     COMMAND "${rdma_with}" 2 $<TARGET_FILE:peer_lost> rdma ${case})
   set_rdma_properties(rdma_peer_lost_uc_${case} MLXD_RDMA_QP=uc)
 endforeach()
+foreach(queue_pair rc uc)
+  add_test(NAME rdma_killed_${queue_pair} COMMAND "${rdma_with}" 2 $<TARGET_FILE:killed>)
+  set_rdma_properties(rdma_killed_${queue_pair} MLXD_RDMA_QP=${queue_pair})
+endforeach()
 add_test_program(rdma_misconfigured mlxd::mlxd rdma_misconfigured.c)
 add_test(NAME rdma_misconfigured_devices
   COMMAND "${rdma_with}" 1 $<TARGET_FILE:rdma_misconfigured> devices)
 set_rdma_properties(rdma_misconfigured_devices "")
+
+add_test_program(rdma_marks mlxd::mlxd rdma_marks.c)
+add_test(NAME rdma_marks COMMAND "${rdma_with}" 2 $<TARGET_FILE:rdma_marks>)
+set_rdma_properties(rdma_marks "")
 
 # Worlds whose ranks reach each other over RDMA alone: a part of what all others run, then what is theirs.
 foreach(arguments "matrix_reduce;mesh;2;1;1;uc;0/128" "matrix_p2p;mesh;3;2;1;rc;1/128"

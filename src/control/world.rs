@@ -54,6 +54,22 @@ pub struct Member {
 }
 
 impl Member {
+    /// That of a new group, made of `parent`.
+    pub fn new(group: u64, parent: u64, ranks: Vec<usize>) -> Result<Member> {
+        Ok(Member {
+            group,
+            parent,
+            ranks,
+            health: Arc::new(Health::new()?),
+            calls: Arc::new(CallLog::default()),
+        })
+    }
+
+    /// That of a new world of so many ranks.
+    pub fn of_world(size: usize) -> Result<Member> {
+        Member::new(0, 0, (0..size).collect())
+    }
+
     /// The number within the group of a rank of the world.
     pub(super) fn rank_of(&self, world_rank: usize) -> Option<usize> {
         self.ranks.iter().position(|rank| *rank == world_rank)

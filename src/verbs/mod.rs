@@ -2,8 +2,10 @@
 //! they must end.
 //!
 //! - `abi.rs`, `functions.rs`, `library.rs`: what the header declares; the library, opened at run time.
-//! - `device.rs`, `address.rs`: a device and the port of it that is used; by which address it is reached.
-//! - `memory.rs`, `queue_pair.rs`: registered memory; a queue pair with its completion queues.
+//! - `device.rs`, `address.rs`, `partition.rs`: a device and the port of it that is used; by which address
+//!   it is reached; to whom it talks.
+//! - `memory.rs`, `queue_pair.rs`, `tally.rs`: registered memory; a queue pair with its completion queues;
+//!   how many of them there are.
 
 pub mod abi;
 pub mod address;
@@ -11,6 +13,8 @@ pub mod device;
 pub mod functions;
 mod library;
 pub mod memory;
+pub mod partition;
 pub mod queue_pair;
+mod tally;
 
 pub use library::open;

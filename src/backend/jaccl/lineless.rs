@@ -32,27 +32,33 @@ struct Half {
 }
 
 impl Map {
-    /// The ranks to which a rank has spare wires: of all ranks that have none, in order, those where both
-    /// have queue pairs left on their first devices.
-    fn spare(&self, rank: usize) -> Vec<usize> {
+    /// The ranks to which a rank has spare wires, and on which of its devices: of all ranks that have none,
+    /// in order, those where both have queue pairs left on the device that suits best.
+    fn spare(&self, rank: usize) -> Vec<(usize, &str)> {
         let size = self.devices.size();
-        let mut left: Vec<usize> =
-            (0..size).map(|rank| QUEUE_PAIRS.saturating_sub(self.on_first_device(rank))).collect();
-        let mut spare = Vec::new();
-        for (a, b) in (0..size).flat_map(|a| (a + 1..size).map(move |b| (a, b))) {
-            if !self.are_wired(a, b) && left[a] > 0 && left[b] > 0 {
-                (left[a], left[b]) = (left[a] - 1, left[b] - 1);
-                spare.extend([(a, b), (b, a)].into_iter().filter(|(from, _)| *from == rank));
+        let mut taken: HashMap<(usize, &str), usize> = HashMap::new();
+        for (a, b) in (0..size).flat_map(|a| self.wired(a).map(move |b| (a, b))) {
+            for name in self.devices.wires(a, b) {
+                *taken.entry((a, name)).or_default() += 1;
             }
         }
-        spare.into_iter().map(|(_, to)| to).collect()
-    }
-
-    /// Wires that a rank has on the device of its first.
-    fn on_first_device(&self, rank: usize) -> usize {
-        let first = self.first_device(rank);
-        let wires = self.wired(rank).flat_map(|peer| self.devices.wires(rank, peer));
-        wires.filter(|name| Some(*name) == first).count()
+        let mut spare = Vec::new();
+        for (a, b) in (0..size).flat_map(|a| (a + 1..size).map(move |b| (a, b))) {
+            let best = |from, to| self.devices_towards(from, to).first().copied();
+            let (Some(here), Some(there)) = (best(a, b), best(b, a)) else { continue };
+            let ends = [(a, here), (b, there)];
+            let left = |end| taken.get(end).is_none_or(|taken| *taken < QUEUE_PAIRS);
+            if self.are_wired(a, b) || !ends.iter().all(left) {
+                continue;
+            }
+            ends.iter().for_each(|end| *taken.entry(*end).or_default() += 1);
+            if rank == a {
+                spare.push((b, here));
+            } else if rank == b {
+                spare.push((a, there));
+            }
+        }
+        spare
     }
 }
 
@@ -90,9 +96,9 @@ impl Wiring<'_> {
                 halves.push(Half { peer, number, stub });
             }
         }
-        let Some(first) = self.map.first_device(rank) else { return Ok(halves) };
-        for peer in self.map.spare(rank) {
-            match Stub::new(device(first)?, self.kind) {
+        for (peer, name) in self.map.spare(rank) {
+            let Some(device) = devices.get(name) else { continue };
+            match Stub::spare(QUEUE_PAIRS, device, self.kind) {
                 Ok(stub) => halves.push(Half { peer, number: 0, stub }),
                 Err(e) => self.do_without(peer, &e),
             }
@@ -195,15 +201,16 @@ mod tests {
 
     #[test]
     fn spare_wires_lead_both_ways_as_far_as_queue_pairs_go() {
-        assert_eq!(ring(4).spare(1), [3]);
-        assert_eq!(ring(5).spare(0), [2, 3]);
+        assert_eq!(ring(4).spare(1), [(3, "a")]);
+        assert_eq!(ring(5).spare(0), [(2, "a"), (3, "a")]);
         assert!(ring(3).spare(0).is_empty());
         for size in 4..20 {
             let map = ring(size);
             for rank in 0..size {
                 let spare = map.spare(rank);
-                assert!(spare.iter().all(|peer| map.spare(*peer).contains(&rank)), "{size}");
-                assert!(!spare.iter().any(|peer| map.are_wired(rank, *peer)));
+                let back = |(peer, _): &(usize, &str)| map.spare(*peer).contains(&(rank, "a"));
+                assert!(spare.iter().all(back), "{size}");
+                assert!(!spare.iter().any(|(peer, _)| map.are_wired(rank, *peer)));
                 // All others, if they are no more than ten.
                 let all = spare.len() + 2;
                 assert!(if size <= 11 { all == size - 1 } else { all <= 10 }, "{size}: {all}");

@@ -18,7 +18,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::{Backend, Limits, Operation, split};
-use crate::call::CallLog;
 use crate::collective::board::Runner;
 use crate::collective::engine::Engine;
 use crate::collective::links::{Links, Way};
@@ -217,22 +216,6 @@ impl Linked {
     }
 }
 
-/// This rank's part in a new world of so many ranks.
-pub fn world_member(size: usize) -> Result<Member> {
-    member(0, 0, (0..size).collect())
-}
-
-/// This rank's part in a new group, made of `parent`.
-fn member(group: u64, parent: u64, ranks: Vec<usize>) -> Result<Member> {
-    Ok(Member {
-        group,
-        parent,
-        ranks,
-        health: Arc::new(Health::new()?),
-        calls: Arc::new(CallLog::default()),
-    })
-}
-
 impl Backend for Linked {
     fn name(&self) -> &'static str {
         self.fabric.name()
@@ -282,16 +265,11 @@ impl Backend for Linked {
         sequence: u64,
         limits: Limits,
     ) -> Result<Option<Box<dyn Backend>>> {
-        let number = self.world.next_group_number();
-        let Some(part) = split::agree(self, color, key, number, sequence, limits)? else {
+        let (world, of) = (&self.world, &self.member);
+        let made = split::enter(self, world, of, (color, key), sequence, limits);
+        let Some(member) = made.inspect_err(|_| self.tell_unmade())? else {
             return Ok(None);
         };
-        let ranks: Vec<usize> = part.ranks.iter().map(|rank| self.member.ranks[*rank]).collect();
-        let id = part.id(&self.member.ranks);
-        let member = member(id, self.member.group, ranks.clone())
-            .inspect_err(|cause| self.world.fail_unmade(id, &ranks, cause))
-            .inspect_err(|_| self.tell_unmade())?;
-        self.world.enter(member.clone());
         let node = self.world.node(&member);
         let (bytes, deadline) = (node::bytes(node.len()), Deadline::after(limits.operation));
         let shared = self.world.share(&member, self.health(), bytes, deadline);

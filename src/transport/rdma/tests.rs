@@ -245,6 +245,21 @@ fn a_wire_is_made_by_whoever_needs_it_first() {
 
 #[test]
 #[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn without_a_queue_pair_to_spare_there_is_none() {
+    // Other tests of this process have some meanwhile.
+    let (kind, plenty) = (Some(Kind::Uc), 1000);
+    let held = Stub::spare(plenty, &rdma_device(0), kind).unwrap();
+    // Whoever opens the device anew shares the count.
+    let error = Stub::spare(1, &rdma_device(0), kind).err().unwrap();
+    assert_eq!(error.status, Status::Unavailable);
+    let message = format!("all 1 queue pairs of this process on {} are in use", held.device());
+    assert_eq!(error.message, message);
+    // Where the device has to have one, there is no such limit.
+    Stub::new(&rdma_device(0), kind).unwrap();
+}
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
 fn who_says_goodbye_ends_every_channel() {
     let (a, b) = rdma_wires(Kind::Rc);
     let (mut one, mut two) = (rdma_channel(&a, &b), rdma_channel(&a, &b));

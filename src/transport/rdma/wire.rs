@@ -77,12 +77,31 @@ pub struct Registered {
 impl Stub {
     /// A queue pair on this device, `None`: of type rc, unless the device has no such.
     pub fn new(device: &Arc<Device>, kind: Option<Kind>) -> Result<Stub> {
+        Stub::of_at_most(None, device, kind)
+    }
+
+    /// The same, if this process has less than `most` on the device.
+    pub fn spare(most: usize, device: &Arc<Device>, kind: Option<Kind>) -> Result<Stub> {
+        Stub::of_at_most(Some(most), device, kind)
+    }
+
+    fn of_at_most(
+        queue_pairs: Option<usize>,
+        device: &Arc<Device>,
+        kind: Option<Kind>,
+    ) -> Result<Stub> {
         let most = MOST.min(device.max_requests as usize).min(device.max_completions as usize);
         // Beside them there is a probe.
         let sends = (ROOMS + 1).min(device.max_requests as usize);
         let sends = sends.min(device.max_completions as usize);
         let rooms = sends.saturating_sub(1).max(1);
-        let plan = Plan { kind, sends: sends as u32, recvs: most as u32, inline_bytes: INLINE };
+        let plan = Plan {
+            kind,
+            most: queue_pairs,
+            sends: sends as u32,
+            recvs: most as u32,
+            inline_bytes: INLINE,
+        };
         let pair = QueuePair::new(device, plan)?;
         let first_packet =
             getrandom::u32().map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
@@ -125,6 +144,7 @@ impl Stub {
     pub fn introduction(&self) -> Introduction {
         Introduction {
             kind: self.pair.kind,
+            partition: self.device.partition,
             remote: Remote {
                 number: self.pair.number(),
                 first_packet: self.first_packet,
