@@ -20,8 +20,9 @@ function(add_fake target folder file sources)
   target_link_libraries(${target} PRIVATE Threads::Threads m ${CMAKE_DL_LIBS})
 endfunction()
 
-set(fake_cuda_sources fake_cuda.c fake_streams.c fake_copies.c)
-set(fake_nccl_sources fake_nccl.c fake_nccl_start.c fake_nccl_calls.c fake_nccl_ops.c)
+set(fake_cuda_sources fake_cuda.c fake_memory.c fake_streams.c fake_captures.c fake_events.c fake_copies.c)
+set(fake_nccl_sources fake_nccl.c fake_nccl_start.c fake_nccl_calls.c fake_nccl_ops.c fake_traffic.c
+                      fake_numbers.c)
 add_fake(fake_cuda "${fake_dir}" libcuda.so.1 "${fake_cuda_sources}")
 add_fake(fake_nccl "${fake_dir}" libnccl.so.2 "${fake_nccl_sources}")
 

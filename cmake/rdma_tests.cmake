@@ -19,6 +19,9 @@ function(add_rdma_test program topology ranks devices wires queue_pair settings)
   if(wires GREATER 1)
     string(APPEND test _by_${wires})
   endif()
+  if(settings MATCHES NO_TCP)
+    string(APPEND test _plain)
+  endif()
   add_test(NAME ${test} COMMAND ${rdma_run} ${topology} ${ranks} ${devices} ${wires}
                                 $<TARGET_FILE:${program}> ${ARGN})
   set_rdma_properties(${test} "MLXD_RDMA_QP=${queue_pair};${settings}")
@@ -96,10 +99,28 @@ foreach(case large_recv large_sum send)
     COMMAND "${rdma_with}" 2 $<TARGET_FILE:peer_lost> rdma ${case})
   set_rdma_properties(rdma_peer_lost_uc_${case} "MLXD_RDMA_QP=uc;MLXD_RDMA_REGISTER=always")
 endforeach()
+foreach(queue_pair rc uc)
+  add_test(NAME rdma_killed_${queue_pair} COMMAND "${rdma_with}" 2 $<TARGET_FILE:killed>)
+  set_rdma_properties(rdma_killed_${queue_pair} MLXD_RDMA_QP=${queue_pair})
+endforeach()
 add_test_program(rdma_misconfigured mlxd::mlxd rdma_misconfigured.c)
 add_test(NAME rdma_misconfigured_devices
   COMMAND "${rdma_with}" 1 $<TARGET_FILE:rdma_misconfigured> devices)
 set_rdma_properties(rdma_misconfigured_devices "")
+
+add_test_program(rdma_marks mlxd::mlxd rdma_marks.c)
+add_test(NAME rdma_marks COMMAND "${rdma_with}" 2 $<TARGET_FILE:rdma_marks>)
+set_rdma_properties(rdma_marks "")
+
+# Worlds whose ranks reach each other over RDMA alone: a part of what all others run, then what is theirs.
+foreach(arguments "matrix_reduce;mesh;2;1;1;uc;0/128" "matrix_p2p;mesh;3;2;1;rc;1/128"
+                  "matrix_move;ring;4;2;1;uc;2/128")
+  list(POP_BACK arguments part)
+  add_rdma_test(${arguments} "MLXD_TEST_PART=${part};MLXD_TEST_NO_TCP=1")
+endforeach()
+add_test_program(rdma_plain mlxd::mlxd rdma_plain.c)
+add_test(NAME rdma_plain COMMAND "${rdma_with}" 1 $<TARGET_FILE:rdma_plain>)
+set_rdma_properties(rdma_plain "")
 
 # Starts where all is there; where there may be no device or no libibverbs, whatever this machine has;
 # devices files that nobody could start from.

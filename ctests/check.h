@@ -152,9 +152,32 @@ static inline bool over_mpi(void) {
     return strcmp(test_backend(), "mpi") == 0;
 }
 
+#include "gather.h"
+
+/* The folder by which the ranks find each other, if that is how; NULL: as the environment says. */
+static inline const char *gather_folder(void) {
+    return getenv("MLXD_TEST_GATHER");
+}
+
+/* A world whose ranks find each other by files. */
+static inline mlxd_group *world_by_gather(void) {
+    const char *rank = getenv("MLX_RANK");
+    const char *size = getenv("MLXD_TEST_RANKS");
+    mlxd_options *options = mlxd_options_new();
+    REQUIRE(options != NULL && rank != NULL && size != NULL);
+    static int rounds; /* of earlier starts */
+    struct file_gather gather = {gather_folder(), atoi(rank), atoi(size), rounds};
+    REQUIRE_OK(mlxd_options_set_all_gather(options, gather_by_files, &gather));
+    mlxd_group *world = mlxd_init_with_options(true, test_backend(), options);
+    rounds = gather.round;
+    mlxd_options_free(options);
+    return world;
+}
+
 /* The world that the environment describes; ends the program where there is none. */
 static inline mlxd_group *world_start(void) {
-    mlxd_group *world = mlxd_init(true, test_backend());
+    mlxd_group *world =
+        gather_folder() != NULL ? world_by_gather() : mlxd_init(true, test_backend());
     if (world == NULL) {
         fprintf(stderr, "mlxd_init: %s: %s\n", mlxd_status_name(mlxd_last_status()),
                 mlxd_last_error());

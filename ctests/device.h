@@ -205,4 +205,16 @@ static inline void *cuda_stream_new(bool blocking) {
     return stream;
 }
 
+/* Holds a stream up until it is opened. */
+struct gate {
+    atomic_int open;
+};
+
+static inline void wait_at_gate(void *argument) {
+    struct gate *gate = argument;
+    while (atomic_load(&gate->open) == 0) {
+        sleep_ms(1);
+    }
+}
+
 #endif

@@ -1,4 +1,4 @@
-/* What the two files of the stand-in for CUDA's driver share. */
+/* What the files of the stand-in for CUDA's driver share. */
 #ifndef FAKE_CUDA_H
 #define FAKE_CUDA_H
 
@@ -80,8 +80,9 @@ CUresult fake_unsafe(void);
     } while (0)
 
 extern _Thread_local bool fake_in_host_function;
+/* How many there are, for fake_cuda_live. */
 long fake_memory_live(void);
-long fake_contexts_live(void);
-long fake_calls(void);
+long fake_streams_live(void);
+long fake_events_live(void);
 
 #endif

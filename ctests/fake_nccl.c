@@ -32,7 +32,8 @@
  *
  * Tests that want a function to be missing load a variant of the library that was compiled without
  * it. This file: communicators and their ends; fake_nccl_start.c: their starts; fake_nccl_calls.c:
- * operations as they are called; fake_nccl_ops.c: as they run. */
+ * operations as they are called; fake_nccl_ops.c: as they run, with fake_traffic.c and
+ * fake_numbers.c. */
 #include "fake_nccl.h"
 
 #include <dlfcn.h>

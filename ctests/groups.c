@@ -168,6 +168,9 @@ static void many(void) {
 
 /* Two handles of one world: one order of calls. Freeing one leaves the other. */
 static void second_handle(void) {
+    if (gather_folder() != NULL) {
+        return; /* a world of options is not handed out again */
+    }
     mlxd_group *again = mlxd_init(true, test_backend());
     REQUIRE(again != NULL);
     check_members(again, rank, size, sum_to(size - 1));

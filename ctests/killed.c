@@ -1,8 +1,9 @@
 /* A world whose processes are all killed in the middle of their calls leaves nothing behind: no
- * shared memory, no file and no socket.
+ * shared memory, no file and no socket; on RDMA devices no queue pair, no region and what goes with
+ * them.
  *
  * As a child: killed child <collectives or messages> */
-#include "starts.h"
+#include "rdma.h"
 
 #include <dirent.h>
 
@@ -151,6 +152,29 @@ static int files_named(const char *folder_path) {
     return found;
 }
 
+/* What the kernel keeps for processes that use RDMA devices; all else is within a context. */
+enum kind { QUEUE_PAIRS, REGIONS, CONTEXTS, KINDS };
+static const char *const kind_names[] = {"qp", "mr", "ctx"};
+
+/* How many of a kind these processes have, as the program `rdma` of iproute2 tells. */
+static int objects_of(enum kind kind, const struct child *children, int ranks) {
+    char line[LINE];
+    char word[32];
+    int found = 0;
+    snprintf(line, sizeof line, "PATH=$PATH:/usr/sbin:/sbin rdma resource show %s",
+             kind_names[kind]);
+    FILE *objects = popen(line, "r");
+    REQUIRE(objects != NULL);
+    while (fgets(line, sizeof line, objects) != NULL) {
+        for (int r = 0; r < ranks; r++) {
+            snprintf(word, sizeof word, " pid %ld ", (long)children[r].pid);
+            found += strstr(line, word) != NULL;
+        }
+    }
+    CHECK(pclose(objects) == 0);
+    return found;
+}
+
 /* A rank that sees another one die waits for its own end. */
 static void go_on(mlxd_status status) {
     CHECK(status == MLXD_OK || status == MLXD_ERROR_PEER_LOST);
@@ -159,27 +183,31 @@ static void go_on(mlxd_status status) {
     }
 }
 
+static bool over_rdma(void) {
+    return strcmp(test_backend(), "jaccl") == 0;
+}
+
 static int member_main(const char *what) {
-    enum { COUNT = 1 << 20 };
+    const size_t count = over_rdma() ? 1 << 14 : 1 << 20;
     check_start(60);
     mlxd_group *world = world_start();
     int size = mlxd_group_size(world);
     int right = (check_rank + 1) % size;
     int left = (check_rank + size - 1) % size;
-    float *input = calloc(COUNT, sizeof *input);
-    float *output = calloc(COUNT, sizeof *output);
+    float *input = calloc(count, sizeof *input);
+    float *output = calloc(count, sizeof *output);
     mlxd_group *part = NULL;
     REQUIRE(input != NULL && output != NULL);
     REQUIRE_OK(mlxd_group_split(world, check_rank % 2, -1, &part));
     for (int round = 0;; round++) {
         if (strcmp(what, "collectives") == 0) {
             mlxd_group *more = NULL;
-            go_on(mlxd_all_sum(world, input, output, COUNT, MLXD_FLOAT32, NULL));
+            go_on(mlxd_all_sum(world, input, output, count, MLXD_FLOAT32, NULL));
             go_on(mlxd_all_sum(part, input, output, 10, MLXD_FLOAT32, NULL));
             go_on(mlxd_group_split(world, 0, -1, &more));
             mlxd_group_free(more);
         } else {
-            go_on(mlxd_send_recv(world, input, COUNT, right, output, COUNT, left, MLXD_FLOAT32,
+            go_on(mlxd_send_recv(world, input, count, right, output, count, left, MLXD_FLOAT32,
                                  NULL));
         }
         if (round == 2) {
@@ -188,50 +216,92 @@ static int member_main(const char *what) {
     }
 }
 
-/* Kills all ranks while they are at it. */
-static void kill_all(const char *what, const char *transport) {
-    enum { RANKS = 4 };
-    static struct held held;
-    struct child children[RANKS];
-    memset(&held, 0, sizeof held);
-    int before = files_named("/dev/shm");
+enum { RANKS = 4 };
+
+/* Emulated devices are slow. */
+static int rank_count(void) {
+    return over_rdma() ? 3 : RANKS;
+}
+
+/* Starts all ranks; returns when they are at it. */
+static void start_all(struct child *children, const char *what, const char *transport) {
+    int ranks = rank_count();
     int port = free_ports(2);
-    for (int r = 0; r < RANKS; r++) {
+    for (int r = 0; r < ranks; r++) {
         struct settings variables = {.count = 0};
         const char *arguments[] = {"child", what, NULL};
-        by_coordinator(&variables, r, RANKS, port);
+        if (over_rdma()) {
+            by_mesh(&variables, r, ranks, port);
+        } else {
+            by_coordinator(&variables, r, ranks, port);
+        }
         SETTING(&variables, "MLXD_TRANSPORT=%s", transport);
         children[r] = child_start(program, arguments, variables.list);
     }
-    for (int r = 0; r < RANKS; r++) {
+    for (int r = 0; r < ranks; r++) {
         struct report report;
         CHECK(report_read(&children[r], &report) && report.status == MLXD_OK);
     }
-    for (int r = 0; r < RANKS; r++) {
+}
+
+static void signal_all(const struct child *children, int number) {
+    for (int r = 0; r < rank_count(); r++) {
+        CHECK(kill(children[r].pid, number) == 0);
+    }
+}
+
+/* Kills all ranks while they are at it. */
+static void kill_all(const char *what, const char *transport) {
+    static struct held held;
+    struct child children[RANKS];
+    int ranks = rank_count();
+    memset(&held, 0, sizeof held);
+    int before = files_named("/dev/shm");
+    start_all(children, what, transport);
+    for (int r = 0; r < ranks; r++) {
         look_at_maps(&held, children[r].pid);
         look_at_descriptors(&held, children[r].pid);
     }
     if (strcmp(transport, "shm") == 0) {
         /* The world's and both parts'; there may be one more at any moment. */
         CHECK(held.segment_count >= 3);
-        CHECK(held.mailbox_count == RANKS);
-        CHECK(segments_mapped(&held) >= 2 * RANKS);
-        CHECK(mailboxes_listed(&held) == RANKS);
+        CHECK(held.mailbox_count == ranks);
+        CHECK(segments_mapped(&held) >= 2 * ranks);
+        CHECK(mailboxes_listed(&held) == ranks);
     } else {
         CHECK(held.segment_count == 0 && held.mailbox_count == 0);
     }
     CHECK(files_named("/dev/shm") == before);
-    for (int r = 0; r < RANKS; r++) {
-        CHECK(kill(children[r].pid, SIGKILL) == 0);
+    int objects[KINDS] = {0};
+    if (over_rdma()) {
+        signal_all(children, SIGSTOP); /* they leave no time to anybody else where it is emulated */
     }
-    for (int r = 0; r < RANKS; r++) {
+    for (enum kind kind = 0; over_rdma() && kind < KINDS; kind++) {
+        objects[kind] = objects_of(kind, children, ranks);
+    }
+    if (over_rdma()) {
+        /* Each rank has a wire to each other, and two regions for each. */
+        int wires = ranks * (ranks - 1);
+        CHECK(objects[QUEUE_PAIRS] == wires);
+        CHECK(objects[REGIONS] >= 2 * wires);
+        CHECK(objects[CONTEXTS] >= ranks);
+        signal_all(children, SIGCONT);
+        sleep_ms(100);
+    }
+    signal_all(children, SIGKILL);
+    for (int r = 0; r < ranks; r++) {
         CHECK(child_end(&children[r]) == 128 + SIGKILL);
     }
     CHECK(segments_mapped(&held) == 0);
     CHECK(mailboxes_listed(&held) == 0);
     CHECK(files_named("/dev/shm") == before);
-    printf("killed: %s over %s: %d segments and %d mailboxes are gone\n", what, transport,
-           held.segment_count, held.mailbox_count);
+    for (enum kind kind = 0; over_rdma() && kind < KINDS; kind++) {
+        CHECK(objects_of(kind, children, ranks) == 0);
+    }
+    printf(
+        "killed: %s over %s: %d segments, %d mailboxes, %d queue pairs and %d regions are gone\n",
+        what, over_rdma() ? "rdma" : transport, held.segment_count, held.mailbox_count,
+        objects[QUEUE_PAIRS], objects[REGIONS]);
 }
 
 int main(int argc, char **argv) {
@@ -241,6 +311,11 @@ int main(int argc, char **argv) {
     int end;
     if (starts_begin(argc, argv, &end)) {
         return end;
+    }
+    if (over_rdma()) {
+        kill_all("collectives", "tcp");
+        kill_all("messages", "tcp");
+        return starts_finish("killed");
     }
     for (int round = 0; round < 5; round++) {
         kill_all("collectives", "shm");

@@ -3,12 +3,9 @@
  * touched, the group works on.
  *
  *     nccl_arguments RANKS */
-#include "ranks.h"
+#include "nccl_world.h"
 #include "values.h"
 
-static mlxd_group *world;
-static int rank;
-static int size;
 static int32_t *device, *output;
 static int32_t host[64], other[64];
 
@@ -189,13 +186,10 @@ static void device_of_others(void) {
 }
 
 int main(int argc, char **argv) {
-    check_start(120);
-    if (!is_rank()) {
-        return ranks_run(argc > 1 ? atoi(argv[1]) : 1, argv, NOBODY);
+    int end;
+    if (nccl_begin(argc, argv, 1, 120, &end)) {
+        return end;
     }
-    world = nccl_world_start();
-    rank = mlxd_group_rank(world);
-    size = mlxd_group_size(world);
     device = device_alloc(64 * sizeof *device);
     output = device_alloc(64 * sizeof *output);
     mlxd_group *ring = other_world_start("ring");
@@ -211,6 +205,5 @@ int main(int argc, char **argv) {
     mlxd_group_free(ring);
     device_free(device);
     device_free(output);
-    mlxd_group_free(world);
-    return check_finish("nccl_arguments");
+    return nccl_finish("nccl_arguments");
 }

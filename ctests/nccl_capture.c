@@ -3,11 +3,8 @@
  *
  *     nccl_capture RANKS */
 #include "device_buffers.h"
-#include "ranks.h"
+#include "nccl_world.h"
 
-static mlxd_group *world;
-static int rank;
-static int size;
 static int32_t *device, *output;
 
 static int (*begin_capture)(void *, int);
@@ -39,17 +36,6 @@ static void check_works(void) {
     REQUIRE_OK(mlxd_all_sum(world, device, output, 1, MLXD_INT32, NULL));
     device_read(&sum, output, sizeof sum);
     CHECK(sum == size * (size + 1) / 2);
-}
-
-struct gate {
-    atomic_int open;
-};
-
-static void wait_at_gate(void *argument) {
-    struct gate *gate = argument;
-    while (atomic_load(&gate->open) == 0) {
-        sleep_ms(1);
-    }
 }
 
 /* An operation is under way, and looked after, for as long as a graph is captured. */
@@ -123,13 +109,10 @@ static void beside_a_capture(mlxd_dtype dtype) {
 }
 
 int main(int argc, char **argv) {
-    check_start(60);
-    if (!is_rank()) {
-        return ranks_run(argc > 1 ? atoi(argv[1]) : 1, argv, NOBODY);
+    int end;
+    if (nccl_begin(argc, argv, 1, 60, &end)) {
+        return end;
     }
-    world = nccl_world_start();
-    rank = mlxd_group_rank(world);
-    size = mlxd_group_size(world);
     device = device_alloc(4096);
     output = device_alloc(4096);
     ways_open();
@@ -160,6 +143,5 @@ int main(int argc, char **argv) {
     ways_close();
     device_free(device);
     device_free(output);
-    mlxd_group_free(world);
-    return check_finish("nccl_capture");
+    return nccl_finish("nccl_capture");
 }

@@ -2,14 +2,11 @@
  * who hears of them, how soon, and that whatever was on a stream is let go.
  *
  *     nccl_failures RANKS */
-#include "ranks.h"
+#include "nccl_world.h"
 #include "values.h"
 
 #include <pthread.h>
 
-static mlxd_group *world;
-static int rank;
-static int size;
 static int32_t *device, *output;
 static void *cuda_stream;
 static mlxd_stream *stream;
@@ -211,13 +208,10 @@ static void again_and_again(void) {
 }
 
 int main(int argc, char **argv) {
-    check_start(200);
-    if (!is_rank()) {
-        return ranks_run(argc > 1 ? atoi(argv[1]) : 2, argv, NOBODY);
+    int end;
+    if (nccl_begin(argc, argv, 2, 200, &end)) {
+        return end;
     }
-    world = nccl_world_start();
-    rank = mlxd_group_rank(world);
-    size = mlxd_group_size(world);
     device = device_alloc(64);
     output = device_alloc(64);
     cuda_stream = cuda_stream_new(false);
@@ -240,6 +234,5 @@ int main(int argc, char **argv) {
     CUDA(cuda.stream_destroy(cuda_stream));
     device_free(device);
     device_free(output);
-    mlxd_group_free(world);
-    return check_finish("nccl_failures");
+    return nccl_finish("nccl_failures");
 }

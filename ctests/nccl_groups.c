@@ -3,11 +3,8 @@
  *
  *     nccl_groups RANKS */
 #include "device_buffers.h"
-#include "ranks.h"
+#include "nccl_world.h"
 
-static mlxd_group *world;
-static int rank;
-static int size;
 static int32_t *device, *output;
 
 /* Every rank of the group puts in its rank in the world: the sum, and their order. */
@@ -138,13 +135,10 @@ static void after_what_is_queued(void) {
 }
 
 int main(int argc, char **argv) {
-    check_start(120);
-    if (!is_rank()) {
-        return ranks_run(argc > 1 ? atoi(argv[1]) : 1, argv, NOBODY);
+    int end;
+    if (nccl_begin(argc, argv, 1, 120, &end)) {
+        return end;
     }
-    world = nccl_world_start();
-    rank = mlxd_group_rank(world);
-    size = mlxd_group_size(world);
     device = device_alloc(4096);
     output = device_alloc(4096);
     ways_open();
@@ -162,6 +156,5 @@ int main(int argc, char **argv) {
     ways_close();
     device_free(device);
     device_free(output);
-    mlxd_group_free(world);
-    return check_finish("nccl_groups");
+    return nccl_finish("nccl_groups");
 }

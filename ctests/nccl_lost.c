@@ -5,12 +5,9 @@
  * waiting: in an operation; stream: with operations on a CUDA stream and in no call; staged: the
  * same, of a type that NCCL does not have; recv: for a message of the lost one; idle: in nothing.
  */
-#include "ranks.h"
+#include "nccl_world.h"
 #include "values.h"
 
-static mlxd_group *world;
-static int rank;
-static int size;
 static int32_t *device, *output;
 
 /* From the death to the news; a loaded machine needs more than the usual moments. */
@@ -75,9 +72,7 @@ int main(int argc, char **argv) {
     if (!is_rank()) {
         return ranks_run(atoi(argv[1]), argv, atoi(argv[1]) - 1);
     }
-    world = nccl_world_start();
-    rank = mlxd_group_rank(world);
-    size = mlxd_group_size(world);
+    nccl_world_start();
     device = device_alloc(64);
     output = device_alloc(64);
     REQUIRE_OK(mlxd_all_sum(world, device, output, 16, MLXD_INT32, NULL));

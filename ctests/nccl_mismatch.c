@@ -3,12 +3,9 @@
  * ever.
  *
  *     nccl_mismatch RANKS */
-#include "ranks.h"
+#include "nccl_world.h"
 #include "values.h"
 
-static mlxd_group *world;
-static int rank;
-static int size;
 static int32_t *device, *output;
 static mlxd_stream *stream;
 static void *cuda_stream;
@@ -78,15 +75,12 @@ static void ruin(enum difference what, bool on_stream) {
 }
 
 int main(int argc, char **argv) {
-    check_start(150);
-    if (!is_rank()) {
-        return ranks_run(argc > 1 ? atoi(argv[1]) : 2, argv, NOBODY);
-    }
     checked = argc > 2 && strcmp(argv[2], "checked") == 0;
     setenv("MLXD_CHECK", checked ? "1" : "0", 1);
-    world = nccl_world_start();
-    rank = mlxd_group_rank(world);
-    size = mlxd_group_size(world);
+    int end;
+    if (nccl_begin(argc, argv, 2, 150, &end)) {
+        return end;
+    }
     REQUIRE(size > 1);
     device = device_alloc(4096);
     output = device_alloc(4096);
@@ -101,6 +95,5 @@ int main(int argc, char **argv) {
     CUDA(cuda.stream_destroy(cuda_stream));
     device_free(device);
     device_free(output);
-    mlxd_group_free(world);
-    return check_finish("nccl_mismatch");
+    return nccl_finish("nccl_mismatch");
 }

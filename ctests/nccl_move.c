@@ -2,14 +2,7 @@
  * send, recv and send_recv between any ranks, for every dtype, count and way to call.
  *
  *     nccl_move RANKS */
-#include "device_buffers.h"
-#include "ranks.h"
-
-static mlxd_group *world;
-static int rank;
-static int size;
-static struct device_buffer input, output;
-static unsigned char *want;
+#include "nccl_buffers.h"
 
 static const char *named(const char *operation, mlxd_dtype dtype, size_t count,
                          const struct way *way) {
@@ -209,20 +202,11 @@ static void messages(mlxd_dtype dtype, size_t count, const struct way *way) {
 }
 
 int main(int argc, char **argv) {
-    check_start(280);
-    if (!is_rank()) {
-        return ranks_run(argc > 1 ? atoi(argv[1]) : 1, argv, NOBODY);
+    int end;
+    if (nccl_begin(argc, argv, 1, 280, &end)) {
+        return end;
     }
-    world = nccl_world_start();
-    rank = mlxd_group_rank(world);
-    size = mlxd_group_size(world);
-    REQUIRE(size <= MAX_RANKS);
-    ways_open();
-    size_t most = (size_t)4 << 20;
-    input = device_buffer_new(most);
-    output = device_buffer_new(most);
-    want = malloc(most);
-    REQUIRE(want != NULL);
+    buffers_open((size_t)4 << 20);
 
     for (mlxd_dtype dtype = 0; dtype < DTYPE_COUNT; dtype++) {
         for (int way = 0; way < WAYS; way++) {
@@ -244,10 +228,6 @@ int main(int argc, char **argv) {
         }
     }
 
-    free(want);
-    device_buffer_free(&input);
-    device_buffer_free(&output);
-    ways_close();
-    mlxd_group_free(world);
-    return check_finish("nccl_move");
+    buffers_close();
+    return nccl_finish("nccl_move");
 }

@@ -2,15 +2,8 @@
  * dtype, count, place and way to call, against closed forms.
  *
  *     nccl_reduce RANKS */
-#include "device_buffers.h"
-#include "ranks.h"
+#include "nccl_buffers.h"
 #include "reductions.h"
-
-static mlxd_group *world;
-static int rank;
-static int size;
-static struct device_buffer input, output;
-static unsigned char *want;
 
 /* Elements beside test_counts: past any one piece that staging may be cut into. */
 #define LARGE_COUNT ((size_t)300007)
@@ -76,20 +69,11 @@ static void sum_scatter(mlxd_dtype dtype, size_t share, bool in_place, const str
 }
 
 int main(int argc, char **argv) {
-    check_start(280);
-    if (!is_rank()) {
-        return ranks_run(argc > 1 ? atoi(argv[1]) : 1, argv, NOBODY);
+    int end;
+    if (nccl_begin(argc, argv, 1, 280, &end)) {
+        return end;
     }
-    world = nccl_world_start();
-    rank = mlxd_group_rank(world);
-    size = mlxd_group_size(world);
-    REQUIRE(size <= MAX_RANKS); /* what sums are exact for */
-    ways_open();
-    size_t most = LARGE_COUNT * 8;
-    input = device_buffer_new(most);
-    output = device_buffer_new(most);
-    want = malloc(most);
-    REQUIRE(want != NULL);
+    buffers_open(LARGE_COUNT * 8);
 
     for (mlxd_dtype dtype = 0; dtype < DTYPE_COUNT; dtype++) {
         for (int way = 0; way < WAYS; way++) {
@@ -107,10 +91,6 @@ int main(int argc, char **argv) {
         sum_scatter(dtype, LARGE_COUNT / (size_t)size, false, &ways[ON_BLOCKING]);
     }
 
-    free(want);
-    device_buffer_free(&input);
-    device_buffer_free(&output);
-    ways_close();
-    mlxd_group_free(world);
-    return check_finish("nccl_reduce");
+    buffers_close();
+    return nccl_finish("nccl_reduce");
 }

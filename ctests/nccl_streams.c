@@ -4,27 +4,12 @@
  *
  *     nccl_streams RANKS */
 #include "device_buffers.h"
-#include "ranks.h"
+#include "nccl_world.h"
 #include "reductions.h"
 
 #include <pthread.h>
 
-static mlxd_group *world;
-static int rank;
-static int size;
 static struct device_buffer input, output;
-
-/* Holds a stream up until it is opened. */
-struct gate {
-    atomic_int open;
-};
-
-static void wait_at_gate(void *argument) {
-    struct gate *gate = argument;
-    while (atomic_load(&gate->open) == 0) {
-        sleep_ms(1);
-    }
-}
 
 /* A call returns while the work before it on its stream is held up: it cannot have run, and so
  * cannot have been waited for. Every dtype, since some are staged. */
@@ -309,13 +294,10 @@ static void groups_beside_each_other(void) {
 }
 
 int main(int argc, char **argv) {
-    check_start(200);
-    if (!is_rank()) {
-        return ranks_run(argc > 1 ? atoi(argv[1]) : 1, argv, NOBODY);
+    int end;
+    if (nccl_begin(argc, argv, 1, 200, &end)) {
+        return end;
     }
-    world = nccl_world_start();
-    rank = mlxd_group_rank(world);
-    size = mlxd_group_size(world);
     ways_open();
     input = device_buffer_new(1 << 16);
     output = device_buffer_new(1 << 16);
@@ -343,6 +325,5 @@ int main(int argc, char **argv) {
     device_buffer_free(&input);
     device_buffer_free(&output);
     ways_close();
-    mlxd_group_free(world);
-    return check_finish("nccl_streams");
+    return nccl_finish("nccl_streams");
 }

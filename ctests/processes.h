@@ -111,8 +111,8 @@ static inline struct child child_start(const char *program, const char *const *a
             snprintf(name, sizeof name, "%.*s", (int)(equals - variables[i]), variables[i]);
             setenv(name, equals + 1, 1);
         }
+        close(ends[0]); /* first: it may have that number */
         dup2(ends[1], REPORT_FD);
-        close(ends[0]);
         if (ends[1] != REPORT_FD) {
             close(ends[1]);
         }

@@ -111,14 +111,4 @@ static inline mlxd_group *other_world_start(const char *backend) {
     return world;
 }
 
-/* The world over nccl, with a context of this rank's device current. */
-static inline mlxd_group *nccl_world_start(void) {
-    rank_begin();
-    device_start();
-    setenv("MLXD_TEST_BACKEND", "nccl", 1);
-    mlxd_group *world = world_start();
-    REQUIRE(strcmp(mlxd_group_backend(world), "nccl") == 0);
-    return world;
-}
-
 #endif

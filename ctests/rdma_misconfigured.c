@@ -80,6 +80,10 @@ static void wrong_variables(void) {
         {"MLXD_RDMA_QP=ud", "MLXD_RDMA_QP=\"ud\" is not rc or uc"},
         {"MLXD_RDMA_GID_INDEX=first", "MLXD_RDMA_GID_INDEX=\"first\""},
         {"MLXD_RDMA_PORT=0", "MLXD_RDMA_PORT=\"0\""},
+        {"MLXD_RDMA_REGISTER=yes", "MLXD_RDMA_REGISTER=\"yes\" is not auto, always or never"},
+        {"MLXD_RDMA_SERVICE_LEVEL=16", "MLXD_RDMA_SERVICE_LEVEL=\"16\" is not a service level"},
+        {"MLXD_RDMA_TRAFFIC_CLASS=256", "MLXD_RDMA_TRAFFIC_CLASS=\"256\" is not a traffic class"},
+        {"MLXD_RDMA_PKEY_INDEX=65536", "MLXD_RDMA_PKEY_INDEX=\"65536\" is not a place"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct settings variables = {.count = 0};
@@ -152,11 +156,14 @@ static void wrong_devices(void) {
            down ? down : "no such device");
 }
 
-static void wrong_ports_and_addresses(void) {
+static void wrong_places(void) {
     check_pair((struct difference){NULL, "MLXD_RDMA_PORT=77"}, true, MLXD_ERROR_CONFIG,
                "MLXD_RDMA_PORT=77");
     check_pair((struct difference){NULL, "MLXD_RDMA_GID_INDEX=255"}, true, MLXD_ERROR_CONFIG,
                "MLXD_RDMA_GID_INDEX=255");
+    check_pair(
+        (struct difference){NULL, "MLXD_RDMA_PKEY_INDEX=65535"}, true, MLXD_ERROR_CONFIG,
+        "MLXD_RDMA_PKEY_INDEX=65535: its table ends before; port 1 has the partition keys 0: ");
 }
 
 static void ranks_disagree(void) {
@@ -178,7 +185,7 @@ int main(int argc, char **argv) {
         wrong_variables();
     } else {
         wrong_devices();
-        wrong_ports_and_addresses();
+        wrong_places();
         ranks_disagree();
     }
     return starts_finish("rdma_misconfigured");

@@ -3,6 +3,8 @@
 #   rdma_run.sh LAUNCHER TOPOLOGY RANKS DEVICES WIRES PROGRAM [ARGUMENT ...]
 # TOPOLOGY: mesh or ring. DEVICES: on how many devices the ranks are. WIRES: between two of them.
 # Says why and exits with 77 where there are no such devices (rdma_devices.sh).
+# MLXD_TEST_NO_TCP=1: each rank is in a network of its own, where nothing but RDMA leads to the others, and
+# they start by an all-gather of the program's.
 set -euo pipefail
 # shellcheck source=ctests/rdma_devices.sh
 . "$(dirname "${BASH_SOURCE[0]}")/rdma_devices.sh"
@@ -55,4 +57,11 @@ echo "$matrix" >"$file"
 world=(--env MLXD_TEST_BACKEND=jaccl --env "MLX_IBV_DEVICES=$file"
     --env "MLX_JACCL_COORDINATOR=127.0.0.1:$port")
 [ "$topology" != ring ] || world+=(--env MLX_JACCL_RING=1)
+if [ -n "${MLXD_TEST_NO_TCP:-}" ]; then
+    unshare -n true 2>/dev/null || without_devices "unshare -n is not allowed here"
+    folder=$(mktemp -d)
+    trap 'rm -rf "$file" "$folder"' EXIT
+    world+=(--env "MLXD_TEST_GATHER=$folder" --env "MLXD_TEST_RANKS=$ranks")
+    set -- unshare -n "$@"
+fi
 "$launcher" -n "$ranks" "${world[@]}" -- "$@" </dev/null

@@ -180,44 +180,6 @@ static void settings_by_option(void) {
     }
 }
 
-/* An all-gather of the caller's own, through files: round k of rank r is k-r. */
-struct file_gather {
-    const char *folder;
-    int rank;
-    int size;
-    int round;
-};
-
-static int32_t gather_by_files(void *user_data, const void *src, void *dst, size_t bytes) {
-    struct file_gather *gather = user_data;
-    char name[160];
-    char draft[160];
-    int round = gather->round++;
-    snprintf(draft, sizeof draft, "%s/draft-%d", gather->folder, gather->rank);
-    snprintf(name, sizeof name, "%s/gather-%d-%d", gather->folder, round, gather->rank);
-    FILE *file = fopen(draft, "w");
-    if (file == NULL || fwrite(src, 1, bytes, file) != bytes || fclose(file) != 0 ||
-        rename(draft, name) != 0) {
-        return 1;
-    }
-    for (int rank = 0; rank < gather->size; rank++) {
-        snprintf(name, sizeof name, "%s/gather-%d-%d", gather->folder, round, rank);
-        double end = seconds() + SOON_S;
-        while ((file = fopen(name, "r")) == NULL) {
-            if (seconds() > end) {
-                return 2;
-            }
-            sleep_ms(5);
-        }
-        size_t got = fread((unsigned char *)dst + (size_t)rank * bytes, 1, bytes, file);
-        fclose(file);
-        if (got != bytes) {
-            return 3;
-        }
-    }
-    return 0;
-}
-
 static int32_t gather_that_fails(void *user_data, const void *src, void *dst, size_t bytes) {
     (void)user_data;
     (void)src;

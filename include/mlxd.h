@@ -76,8 +76,12 @@ typedef int32_t mlxd_dtype;
  * A way of the caller's own to gather `bytes` bytes from every rank: `src` has this rank's, `dst`
  * has room for `size * bytes` and gets them all in rank order. Both belong to the library and are
  * valid during the call only. Returns 0 on success; whatever else fails the start with
- * MLXD_ERROR_CONFIG. Called by mlxd_init_with_options() only, on its thread, by all ranks alike;
- * may block. Must return: neither longjmp() nor a C++ exception may leave it.
+ * MLXD_ERROR_CONFIG. Called by mlxd_init_with_options() only, on its thread, by all ranks alike and
+ * equally often: once on "ring" and "nccl", up to six times on "jaccl", with the same `bytes` on all
+ * ranks, and others from call to call. May block; MLXD_CONNECT_TIMEOUT_MS does not count meanwhile.
+ * Where it fails on one rank, it must on all; a rank that dies, or whose settings do not tell it how
+ * many ranks there are, leaves the others in it, so it should have a limit of its own. Must return:
+ * neither longjmp() nor a C++ exception may leave it.
  */
 typedef int32_t (*mlxd_all_gather_fn)(void *user_data, const void *src, void *dst, size_t bytes);
 
@@ -277,8 +281,8 @@ bool mlxd_is_available(const char *backend);
  * - MLXD_ERROR_UNSUPPORTED: MPI has ended, belongs to the process that forked this one, or has failed
  *   a start that not all ranks came to in time, which cannot be repeated; on nccl, the current CUDA
  *   context is not its device's primary one.
- * - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only); the port of an RDMA
- *   device is down, or has no address.
+ * - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only, or where other ranks
+ *   were told so by the caller's all-gather); the port of an RDMA device is down, or has no address.
  * - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
  *   that cannot be listened at; MLXD_TRANSPORT is shm and the ranks are on several hosts; the MPI
  *   library is not the launcher's; the file of RDMA devices has no mesh and no ring, or names a
@@ -708,9 +712,13 @@ mlxd_status mlxd_options_set(mlxd_options *options, const char *name, const char
 /**
  * Lets the ranks find each other through the caller's own all-gather instead of a coordinator's
  * address: with MLXD_RANK and MLXD_WORLD_SIZE, rank 0 listens at a free port and `fn` brings its
- * addresses to the others; "jaccl" takes the number of ranks from MLX_IBV_DEVICES instead. `user_data` is passed on as it is; both must stay valid until the
- * options have been freed. Wins over every other way to start. One thread at a time; never blocks,
- * and does not call `fn`.
+ * addresses to the others; "jaccl" takes the number of ranks from MLX_IBV_DEVICES instead, and
+ * starts also where the ranks do not reach each other over TCP: then over their devices alone, which
+ * takes up to a third of MLXD_CONNECT_TIMEOUT_MS and at most 10 s to find out, and is logged (MLXD_LOG=warn).
+ * In such a world a rank that is gone is missed only by those who wait in a call, and, over
+ * MLXD_RDMA_QP=uc, only by their limits. What keeps one rank from the start, the others are told.
+ * `user_data` is passed on as it is; both must stay valid until the options have been freed. Wins
+ * over every other way to start. One thread at a time; never blocks, and does not call `fn`.
  *
  * - MLXD_ERROR_INVALID_ARGUMENT: `options` or `fn` is NULL.
  */

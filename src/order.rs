@@ -10,24 +10,10 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::Result;
 use crate::health::Health;
-use crate::recorder::{self, Operation, Records, Slot, Snapshot};
+use crate::recorder::{self, Operation, Places, Queue, Records, Slot, Snapshot};
 
 /// 100 ms: how often one that waits for its turn looks whether the group has failed meanwhile.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// A queue of operations that run one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Queue {
-    /// All collectives, splits among them.
-    Collectives,
-    /// Sends to this rank.
-    SendsTo(usize),
-    /// Receives from this rank.
-    RecvsFrom(usize),
-}
-
-/// A place in one queue, or in two at once, counted from 0.
-pub type Places = [Option<(Queue, u64)>; 2];
 
 /// What an operation is called by until it ends: where its record is, which has its places.
 #[derive(Clone, Copy, Debug)]

@@ -186,7 +186,7 @@ fn attempt(process: &Process, name: Name, any: bool, settings: &Settings) -> Res
             Ok(Attempt::Nothing(Error::new(Status::Config, reason)))
         }
         Name::Mpi => attempt_mpi(process, settings),
-        Name::Jaccl => attempt_jaccl(process, settings),
+        Name::Jaccl => attempt_jaccl(process, any, settings),
         Name::Nccl if any && !settings.is_for_nccl() => {
             let reason = "NCCL_HOST_IP and NCCL_PORT are not set";
             Ok(Attempt::Nothing(Error::new(Status::Config, reason)))
@@ -227,14 +227,26 @@ fn attempt_mpi(process: &Process, settings: &Settings) -> Result<Attempt> {
     Ok(Attempt::Started(Group::new(Box::new(mpi), limits, archive)?))
 }
 
-fn attempt_jaccl(process: &Process, settings: &Settings) -> Result<Attempt> {
-    let Some(plan) = settings.jaccl_start()? else {
-        let reason = Settings::jaccl_start_missing();
-        return Ok(Attempt::Nothing(Error::new(Status::Config, reason)));
+fn attempt_jaccl(process: &Process, any: bool, settings: &Settings) -> Result<Attempt> {
+    let plan = settings.jaccl_start().and_then(|plan| Ok((plan, limits(settings)?)));
+    let (plan, limits) = match plan {
+        Ok((Some(plan), limits)) => (plan, limits),
+        Ok((None, _)) => {
+            let reason = Settings::jaccl_start_missing();
+            return Ok(Attempt::Nothing(Error::new(Status::Config, reason)));
+        }
+        Err(e) => {
+            jaccl::decline(settings, &e);
+            return Err(e);
+        }
     };
-    let (limits, archive) = (limits(settings)?, archive(process, settings));
+    let archive = archive(process, settings);
     if let Err(e) = device::require_any() {
-        return Ok(Attempt::Nothing(e));
+        // The others may have some, and wait for this rank. Of "any" another part may be started.
+        return match !any && jaccl::decline(settings, &e) {
+            true => Err(e),
+            false => Ok(Attempt::Nothing(e)),
+        };
     }
     if plan.size == 1 {
         return Ok(Attempt::Started(Group::alone("jaccl", limits, archive)?));

@@ -332,6 +332,7 @@ fn signatures_are_theirs() {
         query_device = ibv_query_device(_, _)
         query_port = ibv_query_port(_, _, _)
         query_gid = ibv_query_gid(_, _, _, _)
+        query_pkey = ibv_query_pkey(_, _, _, _)
         alloc_pd = ibv_alloc_pd(_)
         dealloc_pd = ibv_dealloc_pd(_)
         reg_mr = ibv_reg_mr(_, _, _, _)

@@ -3,9 +3,9 @@
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use super::linked::{Fabric, Lane, Linked, Rings, segment_bytes, world_member};
+use super::linked::{Fabric, Lane, Linked, Rings, segment_bytes};
 use crate::config::{RingStart, Topology};
-use crate::control::{self, Reactor};
+use crate::control::{self, Member, Reactor};
 use crate::error::Result;
 use crate::transport::Link;
 use crate::transport::checked::CheckedLink;
@@ -14,7 +14,7 @@ use crate::transport::tcp::TcpLink;
 
 /// Starts a world, of two ranks at least.
 pub fn start(plan: &RingStart, reactor: &Arc<Reactor>) -> Result<Linked> {
-    let member = world_member(plan.size)?;
+    let member = Member::of_world(plan.size)?;
     let (world, segment) = control::start(plan, reactor, member.clone(), segment_bytes)?;
     let fabric = Sockets { lanes: world.lanes(), checksums: plan.checksums };
     Linked::start(world, member, segment, Arc::new(fabric))

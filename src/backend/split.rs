@@ -2,6 +2,7 @@
 
 use super::{Backend, Collective, Limits, Operation};
 use crate::call::Verb;
+use crate::control::{Member, Seat};
 use crate::dtype::Dtype;
 use crate::error::{Result, fail};
 
@@ -20,6 +21,28 @@ impl Part {
         let leader = self.ranks.first().map_or(0, |rank| world_ranks[*rank]);
         (leader as u64) << 32 | u64::from(self.number)
     }
+}
+
+/// This rank's part in the group that a split makes of `of`, which all of them agree on, and which the
+/// control plane knows from then on; `None` for colour -1.
+pub fn enter(
+    backend: &dyn Backend,
+    world: &Seat,
+    of: &Member,
+    (color, key): (i32, i32),
+    sequence: u64,
+    limits: Limits,
+) -> Result<Option<Member>> {
+    let number = world.next_group_number();
+    let Some(part) = agree(backend, color, key, number, sequence, limits)? else {
+        return Ok(None);
+    };
+    let ranks: Vec<usize> = part.ranks.iter().map(|rank| of.ranks[*rank]).collect();
+    let id = part.id(&of.ranks);
+    let member = Member::new(id, of.group, ranks.clone())
+        .inspect_err(|cause| world.fail_unmade(id, &ranks, cause))?;
+    world.enter(member.clone());
+    Ok(Some(member))
 }
 
 /// Tells all ranks of the group this rank's colour and key, by a gather that takes the split's

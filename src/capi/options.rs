@@ -20,8 +20,12 @@ impl mlxd_options {
 /// A way of the caller's own to gather `bytes` bytes from every rank: `src` has this rank's, `dst`
 /// has room for `size * bytes` and gets them all in rank order. Both belong to the library and are
 /// valid during the call only. Returns 0 on success; whatever else fails the start with
-/// MLXD_ERROR_CONFIG. Called by mlxd_init_with_options() only, on its thread, by all ranks alike;
-/// may block. Must return: neither longjmp() nor a C++ exception may leave it.
+/// MLXD_ERROR_CONFIG. Called by mlxd_init_with_options() only, on its thread, by all ranks alike and
+/// equally often: once on "ring" and "nccl", up to six times on "jaccl", with the same `bytes` on all
+/// ranks, and others from call to call. May block; MLXD_CONNECT_TIMEOUT_MS does not count meanwhile.
+/// Where it fails on one rank, it must on all; a rank that dies, or whose settings do not tell it how
+/// many ranks there are, leaves the others in it, so it should have a limit of its own. Must return:
+/// neither longjmp() nor a C++ exception may leave it.
 pub type mlxd_all_gather_fn = Option<
     unsafe extern "C" fn(
         user_data: *mut c_void,
@@ -65,9 +69,13 @@ pub unsafe extern "C" fn mlxd_options_set(
 
 /// Lets the ranks find each other through the caller's own all-gather instead of a coordinator's
 /// address: with MLXD_RANK and MLXD_WORLD_SIZE, rank 0 listens at a free port and `fn` brings its
-/// addresses to the others; "jaccl" takes the number of ranks from MLX_IBV_DEVICES instead. `user_data` is passed on as it is; both must stay valid until the
-/// options have been freed. Wins over every other way to start. One thread at a time; never blocks,
-/// and does not call `fn`.
+/// addresses to the others; "jaccl" takes the number of ranks from MLX_IBV_DEVICES instead, and
+/// starts also where the ranks do not reach each other over TCP: then over their devices alone, which
+/// takes up to a third of MLXD_CONNECT_TIMEOUT_MS and at most 10 s to find out, and is logged (MLXD_LOG=warn).
+/// In such a world a rank that is gone is missed only by those who wait in a call, and, over
+/// MLXD_RDMA_QP=uc, only by their limits. What keeps one rank from the start, the others are told.
+/// `user_data` is passed on as it is; both must stay valid until the options have been freed. Wins
+/// over every other way to start. One thread at a time; never blocks, and does not call `fn`.
 ///
 /// - MLXD_ERROR_INVALID_ARGUMENT: `options` or `fn` is NULL.
 #[unsafe(no_mangle)]

@@ -50,8 +50,8 @@ pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
 /// - MLXD_ERROR_UNSUPPORTED: MPI has ended, belongs to the process that forked this one, or has failed
 ///   a start that not all ranks came to in time, which cannot be repeated; on nccl, the current CUDA
 ///   context is not its device's primary one.
-/// - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only); the port of an RDMA
-///   device is down, or has no address.
+/// - MLXD_ERROR_UNAVAILABLE: its library or device is not here (`strict` only, or where other ranks
+///   were told so by the caller's all-gather); the port of an RDMA device is down, or has no address.
 /// - MLXD_ERROR_CONFIG: a setting is missing, malformed, differs between ranks, or names an address
 ///   that cannot be listened at; MLXD_TRANSPORT is shm and the ranks are on several hosts; the MPI
 ///   library is not the launcher's; the file of RDMA devices has no mesh and no ring, or names a

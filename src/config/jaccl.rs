@@ -3,7 +3,7 @@
 use super::devices::{Devices, Topology};
 use super::rdma::{QueuePairType, Registration};
 use super::start::{Meeting, RingStart, Transport, rank_within};
-use super::{Address, Found, Settings};
+use super::{Address, AllGather, Found, Settings};
 use crate::error::{Result, fail};
 
 /// All that a rank needs to know to start.
@@ -74,6 +74,14 @@ impl Settings {
             traffic_class: self.traffic_class()?,
             pkey_index: self.pkey_index()?,
         }))
+    }
+
+    /// The caller's all-gather with this rank and the size of the world, where that much is known: for a
+    /// rank that cannot start, to tell the others so.
+    pub fn jaccl_all_gather(&self) -> Option<(AllGather, usize, usize)> {
+        let file = self.find(DEVICES)?;
+        let size = Devices::read(&file.value).ok().filter(|devices| devices.size() > 1)?.size();
+        Some((self.all_gather?, self.jaccl_rank(size, &file.value).ok()?, size))
     }
 
     /// What to set for a start, in one sentence.

@@ -54,7 +54,8 @@ impl Caller<'_> {
         }
     }
 
-    fn connect(&self, address: SocketAddr) -> Result<TcpStream> {
+    /// Connects to an address.
+    pub fn connect(&self, address: SocketAddr) -> Result<TcpStream> {
         let failed = |e: std::io::Error| {
             Error::new(Status::PeerLost, format!("cannot connect to {address}: {e}"))
         };
@@ -84,7 +85,8 @@ impl Caller<'_> {
         }
     }
 
-    fn greet(&self, stream: TcpStream, hello: &Hello) -> Result<Channel> {
+    /// Shakes hands over a new connection.
+    pub fn greet(&self, stream: TcpStream, hello: &Hello) -> Result<Channel> {
         let mut channel = Channel::new(stream)?;
         let hello = Hello { nonce: handshake::nonce()?, ..*hello };
         channel.send(&hello.encode())?;

@@ -30,6 +30,14 @@ impl World {
         let fail = Message::Fail { group, cause: cause.clone() };
         self.tell(others, fail);
         self.forget(group);
+        if !self.has_lines {
+            self.shared.lock().unmade.push((group, ranks.to_vec(), cause.clone()));
+        }
+    }
+
+    /// Groups that were not made here, of which the others are still to be told: where there are no lines.
+    pub fn take_unmade(&self) -> Vec<(u64, Vec<usize>, Error)> {
+        std::mem::take(&mut self.shared.lock().unmade)
     }
 
     /// Tells the group's other ranks what failed it, if anything did.

@@ -44,6 +44,14 @@ impl Place {
     }
 }
 
+impl Place {
+    /// That of a rank that does not take part.
+    pub fn nowhere() -> Place {
+        let (machine, host) = (String::new(), String::new());
+        Place { machine, host, door: None, cores: String::new() }
+    }
+}
+
 /// Per rank the number of its host, in the order of the hosts' lowest ranks. Where a rank does not
 /// share (`shares`, per rank), each rank of its host counts as a host of its own.
 pub fn number(places: &[Place], shares: impl Fn(usize) -> bool) -> Vec<u32> {

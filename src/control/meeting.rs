@@ -7,16 +7,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::Address;
 use super::channel::Channel;
 use super::dial::Caller;
-use super::gather::{self, Gatherer, Word};
-use super::gathering::{ELSEWHERE, Gathering, Guest, differ, lost, too_late};
-use super::handshake::{self, Hello, Purpose};
+use super::exchange::Exchange;
+use super::gathering::{ELSEWHERE, Gathering, Guest, lost, too_late};
+use super::handshake;
 use super::host::{self, Place};
-use super::interfaces::own_addresses;
 use super::listener::{Listener, Listening};
 use super::message::Message;
 use super::reactor::Reactor;
@@ -26,12 +23,7 @@ use crate::error::{Error, Result, Status, fail};
 use crate::wait::{Deadline, interest, wait};
 
 /// Between two calls to a rank 0 that does not listen yet.
-const RETRY: Duration = Duration::from_millis(30);
-/// Bytes of an [`Introduction`].
-const INTRODUCTION_BYTES: usize = 2048;
-/// Calls that rank 0 may refuse, or its network, though it listens: then no call will reach it.
-const REFUSALS: usize = 3;
-
+pub const RETRY: Duration = Duration::from_millis(30);
 /// A connection to a rank that was made during the meeting.
 pub type Lines = Vec<(usize, Channel)>;
 
@@ -41,46 +33,6 @@ struct News {
     addresses: Vec<Vec<Address>>,
     patience: u64,
     places: Vec<Place>,
-}
-
-/// What a rank gives to the caller's all-gather first.
-#[derive(Serialize, Deserialize)]
-struct Introduction {
-    /// Whether it can take part.
-    word: Word,
-    rank: usize,
-    /// What must be the same on all ranks.
-    settings: Vec<String>,
-    /// Rank 0's is the world's if that has no lines.
-    id: u64,
-    /// Rank 0's.
-    addresses: Vec<Address>,
-    place: Place,
-}
-
-impl Introduction {
-    /// As it travels: JSON, and zeros behind it.
-    fn encode(mut self) -> Vec<u8> {
-        loop {
-            let mut json = serde_json::to_vec(&self).unwrap_or_default();
-            // The last addresses are those that lead there least.
-            if json.len() <= INTRODUCTION_BYTES || self.addresses.pop().is_none() {
-                json.resize(INTRODUCTION_BYTES, 0);
-                return json;
-            }
-        }
-    }
-}
-
-/// What the ranks of a start have told each other by the caller's all-gather.
-#[derive(Clone)]
-pub struct Gathered {
-    id: u64,
-    /// Where rank 0 can be reached.
-    addresses: Vec<Address>,
-    places: Vec<Place>,
-    /// Rank 0's.
-    listener: Option<Arc<Listening>>,
 }
 
 /// What a rank comes to the meeting with.
@@ -130,92 +82,20 @@ impl Starting<'_> {
 
     /// Rank 0 listens anywhere and hands its addresses out.
     fn with_all_gather(&self, all_gather: AllGather) -> Result<(Founding, Lines)> {
-        let gatherer = Gatherer::new(all_gather, self.plan.rank, self.plan.size);
-        let gathered = self.introduce(&gatherer, Ok(()))?;
-        let channel = self.reach_rank_0(&gathered)?;
+        let exchange = Exchange::new(all_gather, self.plan.rank, self.plan.size);
+        let gathered = self.introduce(&exchange)?;
+        let channel = match self.plan.rank {
+            0 => None,
+            _ => Some(self.reach(gathered.rank_0()?)?),
+        };
         self.meet_after(gathered, channel)
     }
 
-    /// All ranks tell each other what they come with; rank 0 listens from then on. `ready` is what else keeps
-    /// this rank from the start: it fails for all.
-    pub fn introduce(&self, gatherer: &Gatherer, ready: Result<()>) -> Result<Gathered> {
-        let mut listener = None;
-        let mut opened = ready;
-        if self.plan.rank == 0 && opened.is_ok() {
-            let own = self.listen(&Address::new("", 0), true);
-            let own = own.and_then(|own| own_addresses(own.address).map(|all| (own, all)));
-            opened = own.map(|own| listener = Some(own));
-        }
-        let addresses = listener.iter().flat_map(|(_, all)| all.clone()).collect();
-        let own = Introduction {
-            word: Word::of(&opened),
-            rank: self.plan.rank,
-            settings: self.settings(1),
-            id: new_id()?,
-            addresses,
-            place: self.place.clone(),
-        };
-        let mut all: Vec<Introduction> = Vec::with_capacity(self.plan.size);
-        for (rank, bytes) in gatherer.gather(&own.encode())?.iter().enumerate() {
-            all.push(gather::read(bytes, rank)?);
-        }
-        let words: Vec<_> = all.iter().map(|each| each.word.encode()).collect();
-        gatherer.sum_up(&words)?;
-        for (rank, each) in all.iter().enumerate() {
-            if each.rank != rank {
-                let other = each.rank;
-                fail!(
-                    Config,
-                    "the caller's all-gather function brought what rank {other} gave as rank {rank}'s"
-                );
-            }
-            if each.settings != all[0].settings {
-                return Err(differ(rank, &each.settings, &all[0].settings));
-            }
-        }
-        Ok(Gathered {
-            id: all[0].id,
-            addresses: std::mem::take(&mut all[0].addresses),
-            places: all.into_iter().map(|each| each.place).collect(),
-            listener: listener.map(|(listener, _)| listener),
-        })
-    }
-
-    /// A connection to rank 0, which listens; none for rank 0 itself.
-    pub fn reach_rank_0(&self, gathered: &Gathered) -> Result<Option<Channel>> {
-        if self.plan.rank == 0 {
-            return Ok(None);
-        }
-        if gathered.addresses.is_empty() {
-            fail!(PeerLost, "rank 0 has no address at which it could be reached");
-        }
-        self.reach(&gathered.addresses, Some(REFUSALS)).map(Some)
-    }
-
-    /// Meets rank 0, to which there is a connection.
-    pub fn meet_after(
+    pub(super) fn listen(
         &self,
-        gathered: Gathered,
-        channel: Option<Channel>,
-    ) -> Result<(Founding, Lines)> {
-        let Gathered { addresses, listener, .. } = gathered;
-        match (listener, channel) {
-            (Some(listener), _) => {
-                self.gather(vec![listener], addresses.into_iter().take(1).collect())
-            }
-            (None, Some(channel)) => self.join_by(channel, &addresses, Vec::new(), Vec::new()),
-            (None, None) => fail!(Internal, "rank {} has not reached rank 0", self.plan.rank),
-        }
-    }
-
-    /// What a world is made of whose ranks have no lines.
-    pub fn without_lines(&self, gathered: Gathered) -> Founding {
-        let nowhere = vec![Vec::new(); self.plan.size];
-        let founding = self.founding(gathered.id, nowhere, 0, gathered.places, Vec::new());
-        Founding { has_lines: false, ..founding }
-    }
-
-    fn listen(&self, address: &Address, is_meeting_place: bool) -> Result<Arc<Listening>> {
+        address: &Address,
+        is_meeting_place: bool,
+    ) -> Result<Arc<Listening>> {
         let RingStart { bind, secret, .. } = self.plan;
         let (bind, secret) = (bind.as_deref(), secret.as_deref());
         Listener::open(self.reactor, address, bind, secret, is_meeting_place)
@@ -227,7 +107,7 @@ impl Starting<'_> {
     }
 
     /// What must be the same on all ranks, beside size and secret, which the handshake compares.
-    fn settings(&self, lanes: usize) -> Vec<String> {
+    pub(super) fn settings(&self, lanes: usize) -> Vec<String> {
         let RingStart { backend, agreed, transport, checksums, .. } = self.plan;
         let checksums = if *checksums { "on" } else { "off" };
         let mut all = vec![
@@ -241,7 +121,7 @@ impl Starting<'_> {
         all
     }
 
-    fn founding(
+    pub(super) fn founding(
         &self,
         id: u64,
         addresses: Vec<Vec<Address>>,
@@ -267,7 +147,7 @@ impl Starting<'_> {
     }
 
     /// Rank 0: waits until every rank has come, then tells each where the others are.
-    fn gather(
+    pub(super) fn gather(
         &self,
         listeners: Vec<Arc<Listening>>,
         own: Vec<Address>,
@@ -360,12 +240,12 @@ impl Starting<'_> {
         // do on rank 0.
         let queue = self.reactor.starts(&rank_0[0].to_string(), self.plan.rank);
         let _one_start_at_a_time = queue.lock();
-        let channel = self.reach(rank_0, None)?;
+        let channel = self.reach(rank_0)?;
         self.join_by(channel, rank_0, listeners, own)
     }
 
     /// The same, over a connection that is there.
-    fn join_by(
+    pub(super) fn join_by(
         &self,
         channel: Channel,
         rank_0: &[Address],
@@ -445,7 +325,7 @@ impl Starting<'_> {
                 Err(_) => {
                     drop(channel);
                     std::thread::sleep(RETRY);
-                    channel = self.reach(rank_0, None)?;
+                    channel = self.reach(rank_0)?;
                     told = channel.tell(join);
                 }
             }
@@ -471,18 +351,9 @@ impl Starting<'_> {
         Error::new(Status::Timeout, why + ELSEWHERE)
     }
 
-    /// Calls rank 0 until it answers, or was refused so often, if it should be there.
-    fn reach(&self, rank_0: &[Address], mut refusals: Option<usize>) -> Result<Channel> {
-        let hello = Hello {
-            purpose: Purpose::Join,
-            lane: 0,
-            world: 0,
-            group: 0,
-            from: self.plan.rank as u32,
-            to: 0,
-            size: self.plan.size as u32,
-            nonce: [0; 16],
-        };
+    /// Calls rank 0 until it answers.
+    fn reach(&self, rank_0: &[Address]) -> Result<Channel> {
+        let hello = self.hello();
         let secret = self.plan.secret.as_deref();
         let caller = Caller { secret, deadline: self.deadline, stop: None };
         loop {
@@ -504,24 +375,14 @@ impl Starting<'_> {
                         rank_0[0]
                     );
                 }
-                Err(e) => {
-                    if e.status == Status::PeerLost
-                        && let Some(left) = &mut refusals
-                    {
-                        *left -= 1;
-                        if *left == 0 {
-                            return Err(e.at(format_args!("rank 0 at {}", rank_0[0])));
-                        }
-                    }
-                    std::thread::sleep(RETRY);
-                }
+                Err(_) => std::thread::sleep(RETRY),
             }
         }
     }
 }
 
 /// What tells a start from others.
-fn new_id() -> Result<u64> {
+pub(super) fn new_id() -> Result<u64> {
     let nonce = handshake::nonce()?;
     Ok(u64::from_le_bytes(std::array::from_fn(|i| nonce[i])))
 }

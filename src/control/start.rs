@@ -18,8 +18,9 @@ use crate::wait::Deadline;
 /// How long a start that failed may take to tell the others why.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Starts a world: `member` is the group of all its ranks. Blocks until every rank is connected to every other, or the deadline has passed. The segment is what this rank shares with the others of its
-/// host, if it has any: of `segment_bytes` of their number.
+/// Starts a world: `member` is the group of all its ranks. Blocks until every rank is connected to every
+/// other, or the deadline has passed. The segment is what this rank shares with the others of its host, if
+/// it has any: of `segment_bytes` of their number.
 pub fn start(
     plan: &RingStart,
     reactor: &Arc<Reactor>,
@@ -67,7 +68,7 @@ impl Starting<'_> {
 }
 
 /// Where this process is, and its mailbox if others may share memory with it.
-pub(super) fn here(plan: &RingStart) -> Result<(Place, Option<Mailbox>)> {
+fn here(plan: &RingStart) -> Result<(Place, Option<Mailbox>)> {
     let mailbox = match plan.transport {
         Transport::Tcp => None,
         Transport::Auto | Transport::Shm => Mailbox::open()

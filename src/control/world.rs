@@ -54,6 +54,22 @@ pub struct Member {
 }
 
 impl Member {
+    /// That of a new group, made of `parent`.
+    pub fn new(group: u64, parent: u64, ranks: Vec<usize>) -> Result<Member> {
+        Ok(Member {
+            group,
+            parent,
+            ranks,
+            health: Arc::new(Health::new()?),
+            calls: Arc::new(CallLog::default()),
+        })
+    }
+
+    /// That of a new world of so many ranks.
+    pub fn of_world(size: usize) -> Result<Member> {
+        Member::new(0, 0, (0..size).collect())
+    }
+
     /// The number within the group of a rank of the world.
     pub(super) fn rank_of(&self, world_rank: usize) -> Option<usize> {
         self.ranks.iter().position(|rank| *rank == world_rank)
@@ -74,6 +90,8 @@ pub(super) struct Shared {
     pub(super) news: VecDeque<News>,
     pub(super) groups: HashMap<u64, Member>,
     pub(super) early_failures: VecDeque<(u64, Error)>,
+    /// Groups that were not made here, their ranks and why, where there are no lines to tell.
+    pub(super) unmade: Vec<(u64, Vec<usize>, Error)>,
     pub(super) arrived: HashMap<LaneKey, TcpStream>,
     /// Who waits for which lane.
     pub(super) expected: HashMap<LaneKey, Arc<Wake>>,
@@ -210,6 +228,7 @@ impl World {
                 news: VecDeque::new(),
                 groups: HashMap::new(),
                 early_failures: VecDeque::new(),
+                unmade: Vec::new(),
                 arrived: HashMap::new(),
                 expected: HashMap::new(),
                 records: Records::default(),

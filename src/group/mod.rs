@@ -1,6 +1,10 @@
 //! A group: checks arguments, keeps the order of calls, remembers its failure.
 
+mod alone;
 mod check;
+mod request;
+
+pub use request::{Request, Side};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,16 +13,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::backend::{Backend, Collective, Limits, Message, Operation, Track, refuse_cuda};
+use crate::backend::{Backend, Limits, Message, Operation, Track, refuse_cuda};
 use crate::call::Verb;
 use crate::cuda;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, Status};
 use crate::health::Health;
-use crate::order::{Order, Queue, Turn};
-use crate::recorder;
+use crate::order::{Order, Turn};
 use crate::recorder::archive::{self, Archive, Will};
 use crate::recorder::document::{Document, Failure, Identity};
+use crate::recorder::{self, Queue};
 use crate::stream::Stream;
 
 /// Ranks that compute together.
@@ -52,33 +56,6 @@ enum Reach {
     Device(Option<i32>),
     /// A process alone copies whatever there is.
     Both,
-}
-
-/// One side of a message, as it is asked for.
-#[derive(Clone, Copy, Debug)]
-pub struct Side<P> {
-    /// The other rank.
-    pub peer: i32,
-    /// Elements.
-    pub count: usize,
-    /// Where they are or go.
-    pub memory: P,
-}
-
-/// What a caller asks for.
-#[derive(Clone, Copy, Debug)]
-pub enum Request {
-    /// A collective, split excepted.
-    Collective(Collective),
-    /// A send, a receive, or both.
-    Exchange {
-        /// The elements' type.
-        dtype: Dtype,
-        /// What to send.
-        send: Option<Side<*const u8>>,
-        /// What to receive.
-        recv: Option<Side<*mut u8>>,
-    },
 }
 
 impl Group {
@@ -352,47 +329,6 @@ impl Group {
         outcome.map_err(|e| self.told(e, operation.name()))
     }
 
-    /// A collective of one rank.
-    unsafe fn copy(&self, collective: &Collective) -> Result<()> {
-        self.health.check()?;
-        let Some((input, output, bytes)) = moved(collective) else {
-            return match (self.reach, cuda::present()) {
-                // As with others: what was put on the default stream is done.
-                (Reach::Device(_), Some(driver)) => cuda::catch_up(driver),
-                _ => Ok(()),
-            };
-        };
-        if let Some(driver) = self.driver_for(input, output) {
-            // SAFETY: as for `submit`; both have so many bytes, and may be the same.
-            return unsafe { cuda::copy(driver, input, output, bytes) };
-        }
-        // SAFETY: likewise.
-        unsafe { std::ptr::copy(input, output, bytes) };
-        Ok(())
-    }
-
-    /// The same on a CUDA stream, which reaches host memory, too.
-    unsafe fn copy_on(&self, stream: &cuda::Stream, collective: &Collective) -> Result<()> {
-        self.health.check()?;
-        match moved(collective) {
-            // SAFETY: as for `submit`; both have so many bytes, and may be the same.
-            Some((input, output, bytes)) => unsafe { cuda::copy_on(stream, input, output, bytes) },
-            None => Ok(()),
-        }
-    }
-
-    /// The driver, if it takes that to copy from one to the other.
-    fn driver_for(&self, input: *const u8, output: *const u8) -> Option<&'static cuda::Driver> {
-        let driver = if self.reach == Reach::Host { None } else { cuda::present() }?;
-        // On a device also between pinned buffers, so that the default stream's order counts.
-        let is_far = |pointer| match cuda::kind_of(driver, pointer) {
-            cuda::Kind::Device(_) | cuda::Kind::Managed => true,
-            cuda::Kind::Pinned => self.reach != Reach::Both,
-            cuda::Kind::Host => false,
-        };
-        (is_far(input) || is_far(output)).then_some(driver)
-    }
-
     /// Makes a group of the ranks that give the same colour; `None` for colour -1.
     pub fn split(&self, color: i32, key: i32) -> Result<Option<Group>> {
         let at = |e: Error| e.at(self.scene("split"));
@@ -425,40 +361,10 @@ impl Group {
     }
 }
 
-/// What a collective of one rank moves, and how many bytes; a broadcast to where it is.
-fn moved(collective: &Collective) -> Option<(*const u8, *mut u8, usize)> {
-    let Collective { verb, dtype, count, input, output, .. } = *collective;
-    let input = if verb == Verb::Broadcast { output.cast_const() } else { input };
-    (count > 0).then(|| (input, output, count * dtype.size()))
-}
-
-impl Request {
-    fn name(&self) -> &'static str {
-        match self {
-            Request::Collective(collective) => collective.verb.name(),
-            Request::Exchange { recv: None, .. } => "send",
-            Request::Exchange { send: None, .. } => "recv",
-            Request::Exchange { .. } => "send_recv",
-        }
-    }
-
-    /// As the flight recorder has it.
-    fn record(&self) -> recorder::Operation {
-        match *self {
-            Request::Collective(Collective { verb, dtype, count, root, .. }) => {
-                recorder::Operation { verb, dtype, root, count: [count, 0] }
-            }
-            Request::Exchange { dtype, send, recv } => {
-                let count = [send.map_or(0, |side| side.count), recv.map_or(0, |side| side.count)];
-                recorder::Operation { verb: Verb::Message, dtype, root: -1, count }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Collective;
 
     pub(super) fn alone() -> Arc<Group> {
         Arc::new(Group::alone("none", Limits { operation: None, recv: None }, None).unwrap())
@@ -472,18 +378,6 @@ mod tests {
     ) -> Request {
         let dtype = Dtype::Int32;
         Request::Collective(Collective { verb, dtype, count, root: 0, input, output })
-    }
-
-    #[test]
-    fn one_rank_copies() {
-        let (input, mut output) = ([1i32, 2, 3], [0i32; 3]);
-        for verb in [Verb::AllSum, Verb::AllGather, Verb::SumScatter, Verb::AllToAll] {
-            output.fill(0);
-            let request = collective(verb, input.as_ptr().cast(), output.as_mut_ptr().cast(), 3);
-            // SAFETY: both arrays have 3 elements.
-            unsafe { alone().submit(request, None) }.unwrap();
-            assert_eq!(output, input);
-        }
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Record, Stamp, State, now};
+use super::{Queue, Record, Stamp, State, now};
 use crate::call::Verb;
 use crate::error::{Error, Result, Status};
-use crate::order::{Count, Progress, Queue};
+use crate::order::{Count, Progress};
 
 /// Tells these files from others.
 pub const FORMAT: &str = "mlxd-flight-recorder";

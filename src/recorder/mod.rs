@@ -12,10 +12,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::call::Verb;
 use crate::dtype::Dtype;
-use crate::order::{Places, Queue};
 
 /// Records that a group keeps: some steps of a training program, in 28 KiB.
 pub const KEPT: usize = 256;
+
+/// A queue of operations that run one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// All collectives, splits among them.
+    Collectives,
+    /// Sends to this rank.
+    SendsTo(usize),
+    /// Receives from this rank.
+    RecvsFrom(usize),
+}
+
+/// A place in one queue, or in two at once, counted from 0.
+pub type Places = [Option<(Queue, u64)>; 2];
 
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

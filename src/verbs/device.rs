@@ -11,6 +11,7 @@ use super::functions::Functions;
 use super::lending::Lender;
 use super::library::forks_need_nothing;
 use super::open;
+use super::partition::{PartitionKey, choose_partition};
 use crate::error::{Error, Result, Status, fail};
 
 /// Where the kernel lists the devices that programs may use.
@@ -23,6 +24,19 @@ pub struct Wanted {
     pub port: Option<u8>,
     /// The place of its address in the table of GIDs; else the best.
     pub gid_index: Option<u32>,
+    /// The place of its partition in the table of keys.
+    pub pkey_index: u16,
+    /// How what is sent is marked.
+    pub marks: Marks,
+}
+
+/// How what is sent is marked, for the network on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The service level.
+    pub service_level: u8,
+    /// The traffic class, where packets have a global header.
+    pub traffic_class: u8,
 }
 
 /// The devices of this host, as libibverbs returns them.
@@ -101,6 +115,12 @@ pub struct Device {
     pub address: PortAddress,
     /// The place of its GID in the port's table.
     pub gid_index: u8,
+    /// The place of its partition in the port's table of keys.
+    pub pkey_index: u16,
+    /// The key there.
+    pub partition: PartitionKey,
+    /// How what is sent is marked.
+    pub marks: Marks,
     /// How long packets may be, as `enum ibv_mtu` counts.
     pub mtu: u32,
     /// How many requests a queue takes at most.
@@ -171,6 +191,8 @@ impl Opened {
         let Ok(gid_index) = u8::try_from(entry.index) else {
             fail!(Config, "GID {} has no place in a queue pair's address", entry.index);
         };
+        let key = |index| self.partition_key(port, index);
+        let partition = choose_partition(port, wanted.pkey_index, attributes.pkey_tbl_len, key)?;
         // SAFETY: the context is open.
         let pd = NonNull::new(unsafe { (self.functions.alloc_pd)(self.context.as_ptr()) });
         let Some(pd) = pd else {
@@ -184,6 +206,9 @@ impl Opened {
             port,
             address: PortAddress { kind: entry.kind, lid: attributes.lid, gid: entry.gid },
             gid_index,
+            pkey_index: wanted.pkey_index,
+            partition,
+            marks: wanted.marks,
             mtu: attributes.active_mtu,
             max_requests: u32::try_from(facts.max_qp_wr).unwrap_or(0),
             max_completions: u32::try_from(facts.max_cqe).unwrap_or(0),
@@ -236,6 +261,16 @@ impl Opened {
             "no port can be used: {}; see that the cable is in and its network interface is up",
             states.join(", ")
         )
+    }
+
+    fn partition_key(&self, port: u8, index: u16) -> Option<PartitionKey> {
+        let mut key = 0;
+        // SAFETY: the context is open, and the key is written to memory of ours.
+        let code = unsafe {
+            (self.functions.query_pkey)(self.context.as_ptr(), port, index.into(), &mut key)
+        };
+        // It is in the network's order.
+        (code == 0).then(|| PartitionKey(u16::from_be(key)))
     }
 
     fn choose_address(

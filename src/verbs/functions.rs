@@ -17,6 +17,7 @@ table! {
         query_device = "ibv_query_device"(*mut ibv_context, *mut ibv_device_attr) -> c_int;
         query_port = "ibv_query_port"(*mut ibv_context, u8, *mut ibv_port_attr) -> c_int;
         query_gid = "ibv_query_gid"(*mut ibv_context, u8, c_int, *mut ibv_gid) -> c_int;
+        query_pkey = "ibv_query_pkey"(*mut ibv_context, u8, c_int, *mut u16) -> c_int;
         alloc_pd = "ibv_alloc_pd"(*mut ibv_context) -> *mut ibv_pd;
         dealloc_pd = "ibv_dealloc_pd"(*mut ibv_pd) -> c_int;
         reg_mr = "ibv_reg_mr"(*mut ibv_pd, *mut c_void, usize, c_int) -> *mut ibv_mr;

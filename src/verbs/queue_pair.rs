@@ -11,6 +11,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use super::abi::*;
 use super::address::{AddressKind, PortAddress};
 use super::device::{Device, check};
+use super::tally::Counted;
 use crate::error::{Error, Result, Status, fail};
 
 /// 2^16 x 4.096 us, 0.27 s and by the standard up to 1 s, without an answer before a packet is sent again, 6 times: so a peer whose
@@ -55,6 +56,8 @@ impl fmt::Display for Kind {
 pub struct Plan {
     /// `None`: reliable, unless the device has no such.
     pub kind: Option<Kind>,
+    /// Queue pairs that this process may have on the device then, if it is not to have any number.
+    pub most: Option<usize>,
     /// Sends under way at once, at most.
     pub sends: u32,
     /// Receives posted at once, at most.
@@ -93,6 +96,7 @@ pub struct QueuePair {
     /// Bytes that may go inside a request.
     pub inline_bytes: usize,
     queues: Queues,
+    _counted: Counted,
 }
 
 // SAFETY: verbs may be called from any thread; the rest is plain data.
@@ -171,6 +175,14 @@ fn failed(device: &Device, what: &str) -> Error {
 impl QueuePair {
     /// A new one, ready to have receives posted.
     pub fn new(device: &Arc<Device>, plan: Plan) -> Result<QueuePair> {
+        let most = plan.most.unwrap_or(usize::MAX);
+        let Some(counted) = Counted::new(&device.name, most) else {
+            fail!(
+                Unavailable,
+                "all {most} queue pairs of this process on {} are in use",
+                device.name
+            );
+        };
         let channel = Channel::new(device)?;
         let recv = channel.queue(plan.recvs)?;
         let send = match channel.queue(plan.sends) {
@@ -193,7 +205,13 @@ impl QueuePair {
             for inline in [plan.inline_bytes, 0] {
                 let e = match queues.queue_pair(*kind, Plan { inline_bytes: inline, ..plan }) {
                     Ok((qp, inline)) => {
-                        let pair = QueuePair { qp, kind: *kind, inline_bytes: inline, queues };
+                        let pair = QueuePair {
+                            qp,
+                            kind: *kind,
+                            inline_bytes: inline,
+                            queues,
+                            _counted: counted,
+                        };
                         pair.initialise()?;
                         return Ok(pair);
                     }
@@ -236,11 +254,13 @@ impl QueuePair {
     }
 
     fn initialise(&self) -> Result<()> {
+        // Probes write nothing, and nothing is registered that could be written.
+        let for_probes = if self.kind == Kind::Rc { IBV_ACCESS_REMOTE_WRITE } else { 0 };
         let attributes = ibv_qp_attr {
             qp_state: IBV_QPS_INIT,
+            pkey_index: self.device().pkey_index,
             port_num: self.device().port,
-            // Nothing is registered for it: for probes, which write nothing.
-            qp_access_flags: IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE,
+            qp_access_flags: IBV_ACCESS_LOCAL_WRITE | for_probes,
             ..ibv_qp_attr::default()
         };
         let mask = IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS;
@@ -251,7 +271,8 @@ impl QueuePair {
     /// begins with `first_packet`, may send once the other end has done the same.
     pub fn connect(&self, first_packet: u32, remote: &Remote) -> Result<()> {
         let device = self.device();
-        let mut way = ibv_ah_attr { port_num: device.port, ..ibv_ah_attr::default() };
+        let sl = device.marks.service_level;
+        let mut way = ibv_ah_attr { sl, port_num: device.port, ..ibv_ah_attr::default() };
         if remote.address.kind == AddressKind::Lid {
             way.dlid = remote.address.lid;
         } else {
@@ -260,6 +281,7 @@ impl QueuePair {
             way.grh.dgid = remote.address.gid;
             way.grh.sgid_index = device.gid_index;
             way.grh.hop_limit = HOPS;
+            way.grh.traffic_class = device.marks.traffic_class;
         }
         let mut mask = IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
         if self.kind == Kind::Rc {

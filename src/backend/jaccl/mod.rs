@@ -1,7 +1,7 @@
 //! The jaccl backend: links over RDMA verbs, in a mesh or a ring of wires. It is the group of
 //! `backend/linked` on another fabric; the control plane stays on TCP, or there is none.
 
-mod plain;
+mod lineless;
 mod wiring;
 
 use std::collections::HashMap;
@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::linked::{Fabric, Lane, Linked, segment_bytes, world_member};
-use crate::config::{Devices, JacclStart, Meeting, QueuePairType, Topology};
+use super::linked::{Fabric, Lane, Linked, segment_bytes};
+use crate::config::{Devices, JacclStart, Meeting, QueuePairType, Settings, Topology};
 use crate::control::{self, LaneKey, Member, Reactor, Seat, Started, World};
 use crate::error::{Error, Result, Status, fail};
 use crate::transport::Link;
 use crate::transport::checked::CheckedLink;
 use crate::transport::late::{Arrival, LateLink};
 use crate::transport::rdma::{self, Approach, Name, Opening, Prospect, Stub, Ways, Wire};
-use crate::verbs::device::{Device, Wanted};
+use crate::verbs::device::{Device, Marks, Wanted};
 use crate::verbs::lending::{Lender, Registrations};
 use crate::verbs::queue_pair::Kind;
 use crate::wait::Deadline;
@@ -30,7 +30,7 @@ use wiring::Wiring;
 const WHY: Duration = Duration::from_secs(1);
 /// How long a start that failed may take to tell the others why.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// 10 queue pairs of a process on a device are what Thunderbolt has: no more are made on demand.
+/// 10 queue pairs of a process on a device are what Thunderbolt has: beyond them none is made on demand.
 const QUEUE_PAIRS: usize = 10;
 /// How long the last of what was sent may take to reach ranks that are there: it may have to be sent again.
 const LAST_SENDS: Duration = Duration::from_secs(3);
@@ -48,35 +48,44 @@ pub fn start(
     let map = Map { devices: plan.devices.clone(), topology: plan.topology };
     let devices = open(plan, &map, registrations);
     let (started, devices) = meet(plan, reactor, devices)?;
-    let Started { world, member, gatherer } = started;
+    let Started { world, member, exchange } = started;
+    // A caller's all-gather takes as long as ranks take to come to it.
+    let deadline = match plan.control.meeting {
+        Meeting::AllGather(_) => Deadline::after(plan.control.connect_timeout),
+        _ => deadline,
+    };
     let kind = plan.queue_pair.map(|wanted| match wanted {
         QueuePairType::Rc => Kind::Rc,
         QueuePairType::Uc => Kind::Uc,
     });
     let wiring = Wiring { world: &world, member: &member, map: &map, kind, deadline };
-    let wires = match gatherer {
-        Some(gatherer) => wiring.connect_by_gathers(&devices, &gatherer),
+    let wires = match exchange {
+        Some(exchange) => wiring.connect_by_gathers(&devices, &exchange),
         None => wiring.connect(&devices),
     };
     let wires = wires.map_err(|e| failed(&world, &member, reactor, e))?;
-    let Some(first) = map.first_device(plan.rank).and_then(|name| devices.get(name)).cloned()
-    else {
-        fail!(Internal, "rank {} has no device", plan.rank);
-    };
     let wires = Wires {
         world: Arc::clone(&world),
         lanes: map.most_wires(),
         map,
         wires,
         prospects: Mutex::default(),
-        first,
+        devices,
         kind,
         left: AtomicBool::new(false),
         checksums: plan.control.checksums,
     };
-    wires.log(&world, &devices);
+    wires.log(&world);
     // Ranks of jaccl share no memory but what their devices do.
     Linked::start(world, member, None, Arc::new(wires))
+}
+
+/// Tells the others why this rank cannot start, if they are to meet by the caller's all-gather; whether they
+/// are.
+pub fn decline(settings: &Settings, why: &Error) -> bool {
+    let Some((all_gather, rank, size)) = settings.jaccl_all_gather() else { return false };
+    control::decline_by_all_gather(all_gather, rank, size, why);
+    true
 }
 
 /// The world before it has wires, and this rank's devices. What is wrong with these is told to all who come,
@@ -88,14 +97,15 @@ fn meet(
 ) -> Result<(Started, Opened)> {
     if let Meeting::AllGather(all_gather) = plan.control.meeting {
         let (ready, member) =
-            (devices.as_ref().map(|_| ()).map_err(Error::clone), || world_member(plan.size));
-        let started = control::start_anyhow(&plan.control, all_gather, reactor, ready, member)?;
+            (devices.as_ref().map(|_| ()).map_err(Error::clone), || Member::of_world(plan.size));
+        let started =
+            control::start_by_all_gather(&plan.control, all_gather, reactor, ready, member)?;
         return Ok((started, devices?));
     }
-    let member = world_member(plan.size)?;
+    let member = Member::of_world(plan.size)?;
     let met = control::start(&plan.control, reactor, member.clone(), segment_bytes);
     match (met, devices) {
-        (Ok((world, _)), Ok(devices)) => Ok((Started { world, member, gatherer: None }, devices)),
+        (Ok((world, _)), Ok(devices)) => Ok((Started { world, member, exchange: None }, devices)),
         (Ok((world, _)), Err(e)) => Err(failed(&world, &member, reactor, e)),
         (Err(_), Err(e)) | (Err(e), Ok(_)) => Err(e),
     }
@@ -107,16 +117,26 @@ fn failed(world: &Seat, member: &Member, reactor: &Arc<Reactor>, error: Error) -
         // Only waits for another cause.
         world.has_left(world.rank, &member.health, WHY);
     }
-    // Whoever waits for this rank learns why at once: the process may end next.
-    world.fail_group(member.group, &error, true);
+    // Whoever waits for this rank learns why at once, and where: the process may end next.
+    let told = error.clone().at(format_args!("on rank {}", world.rank));
+    world.fail_group(member.group, &told, true);
     world.leave();
     reactor.settle(LAST_WORDS);
-    member.health.check().err().unwrap_or(error)
+    match member.health.check() {
+        Err(cause) if cause != told => cause,
+        _ => error,
+    }
 }
 
 /// The devices that this rank's wires need, by name.
 fn open(plan: &JacclStart, map: &Map, registrations: &Arc<Registrations>) -> Result<Opened> {
-    let wanted = Wanted { port: plan.port, gid_index: plan.gid_index.map(u32::from) };
+    let JacclStart { port, pkey_index, service_level, traffic_class, .. } = *plan;
+    let wanted = Wanted {
+        port,
+        gid_index: plan.gid_index.map(u32::from),
+        pkey_index,
+        marks: Marks { service_level, traffic_class },
+    };
     let mut devices = HashMap::new();
     for peer in map.wired(plan.rank) {
         for name in map.devices.wires(plan.rank, peer) {
@@ -149,9 +169,26 @@ impl Map {
         (0..self.devices.size()).filter(move |peer| self.are_wired(rank, *peer))
     }
 
-    /// The device of a rank's first wire.
-    fn first_device(&self, rank: usize) -> Option<&String> {
-        self.wired(rank).find_map(|peer| self.devices.wires(rank, peer).first())
+    /// The devices that a rank's wires need, in the order of its row.
+    fn devices_of(&self, rank: usize) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in self.wired(rank).flat_map(|peer| self.devices.wires(rank, peer)) {
+            if !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// On which of a rank's devices to try a wire to a rank to which the file names none, best first:
+    /// where networks are apart, devices of one name are mostly in the same one. Of those, both ends
+    /// prefer the same.
+    fn devices_towards(&self, rank: usize, peer: usize) -> Vec<&str> {
+        let (lower, higher) = (self.devices_of(rank.min(peer)), self.devices_of(rank.max(peer)));
+        let mut names: Vec<&str> = lower.into_iter().filter(|name| higher.contains(name)).collect();
+        let others = self.devices_of(rank).into_iter().filter(|name| !names.contains(name));
+        names.extend(others.collect::<Vec<_>>());
+        names
     }
 
     /// The most wires that two ranks have.
@@ -182,8 +219,8 @@ struct Wires {
     wires: HashMap<usize, Vec<Arc<Wire>>>,
     /// Wires to other ranks, where they were needed, or may be.
     prospects: Mutex<HashMap<usize, Arc<Prospect>>>,
-    /// What those are made on.
-    first: Arc<Device>,
+    /// What those are made on, by name.
+    devices: HashMap<String, Arc<Device>>,
     kind: Option<Kind>,
     lanes: usize,
     /// Whether this rank has said goodbye.
@@ -197,12 +234,18 @@ impl Wires {
         self.wires.values().flatten()
     }
 
+    /// Those to some ranks.
+    fn to(&self, ranks: &[usize]) -> impl Iterator<Item = &Arc<Wire>> {
+        ranks.iter().filter_map(|rank| self.wires.get(rank)).flatten()
+    }
+
     /// What this start takes of the devices.
-    fn log(&self, world: &Seat, devices: &HashMap<String, Arc<Device>>) {
+    fn log(&self, world: &Seat) {
         let registered: Vec<_> = self.all().map(|wire| wire.registered()).collect();
         let regions: usize = registered.iter().map(|some| some.regions).sum();
         let bytes: usize = registered.iter().map(|some| some.bytes).sum();
-        let mut ways: Vec<String> = devices
+        let mut ways: Vec<String> = self
+            .devices
             .values()
             .map(|d| format!("{} port {} ({}, MTU {})", d.name, d.port, d.address, 128 << d.mtu))
             .collect();
@@ -256,8 +299,8 @@ impl Fabric for Wires {
             fail!(
                 Unavailable,
                 "rank {here} and rank {peer} of this {topology} have no wire between them, and do not \
-                 reach each other over TCP, which would stand in for it: give MLX_IBV_DEVICES a device \
-                 for every two ranks, or let them reach each other over TCP"
+                 reach each other over TCP, which would stand in for it: let MLX_IBV_DEVICES name a \
+                 device for them, or let them reach each other over TCP"
             );
         };
         let key = Name {
@@ -271,8 +314,29 @@ impl Fabric for Wires {
         Ok(self.sum_up(link, name))
     }
 
-    fn forget(&self, group: u64) {
-        self.all().for_each(|wire| wire.forget_group(group));
+    fn tell_failure(&self, group: u64, ranks: &[usize], cause: &Error) {
+        self.to(ranks).for_each(|wire| wire.tell_failure(group, cause));
+    }
+
+    fn watch(&self, group: u64, ranks: &[usize]) -> Result<()> {
+        let mut outcome = Ok(());
+        for peer in ranks {
+            for wire in self.wires.get(peer).into_iter().flatten() {
+                // One that nobody uses may have led nowhere for long.
+                if !self.map.are_wired(self.world.rank, *peer) && !wire.is_used() {
+                    continue;
+                }
+                outcome = outcome.and(wire.watch(group));
+                if let Some(e) = wire.lost().filter(|e| e.status == Status::PeerLost) {
+                    self.world.lose(*peer, &e.message, false);
+                }
+            }
+        }
+        outcome
+    }
+
+    fn forget(&self, group: u64, ranks: &[usize]) {
+        self.to(ranks).for_each(|wire| wire.forget_group(group));
     }
 
     fn has_left(&self, peer: usize) -> bool {
@@ -299,22 +363,22 @@ impl Fabric for Wires {
 }
 
 impl Wires {
-    /// This rank's end of a wire to a rank to which the devices file names no device: one on the first
-    /// device of this rank, while it has queue pairs to spare.
+    /// This rank's end of a wire to a rank to which the devices file names no device.
     fn prospect(&self, peer: usize) -> Arc<Prospect> {
         let mut prospects = self.prospects.lock();
-        let taken = self.all().count() + prospects.len();
-        prospects
-            .entry(peer)
-            .or_insert_with(|| {
-                let stub = match taken < QUEUE_PAIRS {
-                    true => Stub::new(&self.first, self.kind),
-                    false => Err(Error::new(Status::Unavailable, "all queue pairs are in use")),
-                };
-                let stub = stub.inspect_err(|e| log::info!("no wire to rank {peer}: {e}"));
-                Arc::new(Prospect::new(stub.ok()))
-            })
-            .clone()
+        prospects.entry(peer).or_insert_with(|| Arc::new(Prospect::new(self.stub(peer)))).clone()
+    }
+
+    /// A queue pair for such a wire, on the best device of this rank that has one to spare. The peer
+    /// looks at its own: whether the two reach each other shows with their first messages.
+    fn stub(&self, peer: usize) -> Option<Stub> {
+        let names = self.map.devices_towards(self.world.rank, peer);
+        let devices = names.into_iter().filter_map(|name| self.devices.get(name));
+        let stub = |device| {
+            let stub = Stub::spare(QUEUE_PAIRS, device, self.kind);
+            stub.inspect_err(|e| log::info!("no wire to rank {peer} on demand: {e}")).ok()
+        };
+        devices.filter_map(stub).next()
     }
 
     /// The link, with checksums if they are wanted.
@@ -352,6 +416,21 @@ mod tests {
         assert_eq!(ring.wired(3).collect::<Vec<_>>(), [2, 4]);
         assert_eq!(map(2, Topology::Ring).wired(1).collect::<Vec<_>>(), [0]);
         assert_eq!(map(4, Topology::Mesh).wired(1).collect::<Vec<_>>(), [0, 2, 3]);
+    }
+
+    #[test]
+    fn on_demand_both_ends_prefer_the_device_of_one_name() {
+        // A ring of cables, each a network of its own; rank 3 calls its devices otherwise.
+        let text = r#"[[null, "a", null, ["b", "c"]], ["b", null, "a", null],
+                       [null, "b", null, "a"], ["a", null, "x", null]]"#;
+        let devices = Devices::parse(text).unwrap();
+        let map = Map { devices, topology: Topology::Ring };
+        assert_eq!(map.devices_of(0), ["a", "b", "c"]);
+        assert_eq!(map.devices_of(1), ["b", "a"]);
+        assert_eq!(map.devices_towards(0, 2), ["a", "b", "c"]);
+        assert_eq!(map.devices_towards(2, 0), ["a", "b"]);
+        assert_eq!(map.devices_towards(1, 3), ["a", "b"]);
+        assert_eq!(map.devices_towards(3, 1), ["a", "x"]);
     }
 
     #[test]

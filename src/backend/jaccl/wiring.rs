@@ -19,7 +19,7 @@ use crate::verbs::queue_pair::Kind;
 use crate::wait::{Deadline, interest, wait};
 
 /// How long the first message over a wire may take.
-const GREETING: Duration = Duration::from_secs(10);
+pub const GREETING: Duration = Duration::from_secs(10);
 /// What an end says once it can receive.
 const READY: [u8; 1] = [1];
 
@@ -84,27 +84,33 @@ impl Wiring<'_> {
         all().for_each(|(_, wire)| wire.say_hello());
         let deadline = self.deadline.or(Deadline::after(Some(GREETING)));
         for (peer, wire) in all() {
-            while !wire.has_met().map_err(|e| e.at("the first message"))? {
-                let health = &self.member.health;
-                let fds = &mut [
-                    interest(wire.as_fd(), true, false),
-                    interest(health.as_fd(), true, false),
-                ];
-                let in_time = wait(fds, deadline)?;
-                health.check()?;
-                if !in_time {
-                    fail!(
-                        Backend,
-                        "nothing comes from {} over the wire of {}, which is up: see that its devices \
-                         are connected as the devices file says, and that nothing on the way holds \
-                         RDMA back (RoCE v2 is UDP port 4791)",
-                        self.world.name_of(peer),
-                        wire.device()
-                    );
-                }
+            if !self.hears(wire, deadline)? {
+                fail!(
+                    Backend,
+                    "nothing comes from {} over the wire of {}, which is up: see that its devices \
+                     are connected as the devices file says, and that nothing on the way holds \
+                     RDMA back (RoCE v2 is UDP port 4791)",
+                    self.world.name_of(peer),
+                    wire.device()
+                );
             }
         }
         Ok(())
+    }
+
+    /// Waits for the peer's first message over a wire: whether it comes in time.
+    pub(super) fn hears(&self, wire: &Wire, deadline: Deadline) -> Result<bool> {
+        let health = &self.member.health;
+        while !wire.has_met().map_err(|e| e.at("the first message"))? {
+            let fds =
+                &mut [interest(wire.as_fd(), true, false), interest(health.as_fd(), true, false)];
+            let in_time = wait(fds, deadline)?;
+            health.check()?;
+            if !in_time {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub(super) fn on_way_to(&self, peer: usize, device: &str, e: Error) -> Error {

@@ -76,7 +76,10 @@ impl Linked {
     ) -> Result<()> {
         let call = job.sent.call;
         let schedule = plan(&call, self.rank, self.member.ranks.len(), self.topology);
-        let notify = || self.world.announce_stall(&self.member, call);
+        let notify = || {
+            self.world.announce_stall(&self.member, call);
+            self.look_around();
+        };
         let mut patience = Patience::new(limits.operation, &notify);
         // A panic must leave no posts behind that point into the caller's memory.
         let outcome = quietly(|| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::config::Topology;
 use crate::control::LaneKey;
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::transport::Link;
 use crate::transport::segment::Segment;
 
@@ -30,8 +30,16 @@ pub trait Fabric: Send + Sync {
         fail!(Internal, "{} has no links to {} but over lanes", self.name(), lane.name)
     }
 
-    /// This rank has let go of a group: links of it that others make lead nowhere.
-    fn forget(&self, _group: u64) {}
+    /// A group of these ranks has failed here, of which nobody else tells the others.
+    fn tell_failure(&self, _group: u64, _ranks: &[usize], _cause: &Error) {}
+
+    /// For who waits in a group of these ranks, where only its links tell: what has failed it.
+    fn watch(&self, _group: u64, _ranks: &[usize]) -> Result<()> {
+        Ok(())
+    }
+
+    /// This rank has let go of a group of these ranks: links of it that others make lead nowhere.
+    fn forget(&self, _group: u64, _ranks: &[usize]) {}
 
     /// Whether a rank has said goodbye, where only its links tell.
     fn has_left(&self, _peer: usize) -> bool {

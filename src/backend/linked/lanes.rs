@@ -70,8 +70,7 @@ impl Linked {
             .map(|number| {
                 let key = self.key(self.rank, purpose, number);
                 if !self.world.has_lines {
-                    let lane = self.lane(peer, purpose, number, Way::Out);
-                    return self.fabric.direct_link(key, lane);
+                    return self.direct_link(key, self.lane(peer, purpose, number, Way::Out));
                 }
                 let stream = self
                     .world
@@ -88,8 +87,7 @@ impl Linked {
             .map(|number| {
                 let key = self.key(peer, purpose, number);
                 if !self.world.has_lines {
-                    let lane = self.lane(peer, purpose, number, Way::In);
-                    return self.fabric.direct_link(key, lane);
+                    return self.direct_link(key, self.lane(peer, purpose, number, Way::In));
                 }
                 let wake = self.world.expect_lane(key)?;
                 let (world, fabric) = ((**self.world).clone(), Arc::clone(&self.fabric));
@@ -98,6 +96,13 @@ impl Linked {
                 Ok(Box::new(LateLink::new(Box::new(call))) as Box<dyn Link>)
             })
             .collect()
+    }
+
+    /// A link without a lane.
+    fn direct_link(&self, key: LaneKey, lane: Lane) -> Result<Box<dyn Link>> {
+        // A group that has just failed has closed its links, and must not open them again.
+        self.member.health.check()?;
+        self.fabric.direct_link(key, lane)
     }
 
     fn key(&self, from: usize, purpose: Purpose, number: usize) -> LaneKey {

@@ -31,6 +31,7 @@ impl Linked {
             if let Some(recv) = recv {
                 self.world.announce_recv(&self.member, recv.peer);
             }
+            self.look_around();
         };
         let limit = if send.is_none() { limits.recv } else { limits.operation };
         let mut patience = Patience::new(limit, &notify);

@@ -12,12 +12,12 @@ pub use node::bytes as segment_bytes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::{Backend, Limits, Operation, split};
-use crate::call::CallLog;
 use crate::collective::board::Runner;
 use crate::collective::engine::Engine;
 use crate::collective::links::{Links, Way};
@@ -34,6 +34,11 @@ use node::Node;
 /// How long a broken link waits for the control plane to say why: a failed group's links are closed
 /// just after its ranks were told the cause.
 const WHY: Duration = Duration::from_secs(1);
+
+/// The same where only links tell, whose ends come one after the other: a channel's, then the wire's.
+const GOODBYE: Duration = Duration::from_millis(200);
+/// Between two looks meanwhile.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// What a group's collectives run on.
 enum Ground {
@@ -60,6 +65,8 @@ pub struct Linked {
     lanes: Mutex<HashMap<(usize, Way), Lanes>>,
     /// Engines for messages, while they are not in use.
     engines: Mutex<Vec<Engine>>,
+    /// Whether the others were told that it has failed, where no line does.
+    told: AtomicBool,
     /// What links are made of; after those that are there.
     fabric: Arc<dyn Fabric>,
 }
@@ -114,6 +121,7 @@ impl Linked {
             ground: Mutex::new(ground),
             lanes: Mutex::default(),
             engines: Mutex::default(),
+            told: AtomicBool::new(false),
             fabric,
         }
     }
@@ -127,7 +135,7 @@ impl Linked {
     /// for another cause, to be known.
     fn has_left(&self, peer: usize) -> bool {
         if !self.world.has_lines {
-            return self.fabric.has_left(self.member.ranks[peer]);
+            return self.says_goodbye(peer);
         }
         self.world.has_left(self.member.ranks[peer], &self.member.health, WHY)
     }
@@ -162,6 +170,41 @@ impl Linked {
         self.member.health.check().err().unwrap_or(error)
     }
 
+    /// The same where only links tell.
+    fn says_goodbye(&self, peer: usize) -> bool {
+        let deadline = Deadline::after(Some(GOODBYE));
+        // A rank that is lost is known to be by then.
+        self.look_around();
+        while peer != self.rank && self.member.health.check().is_ok() {
+            if self.fabric.has_left(self.member.ranks[peer]) {
+                return true;
+            }
+            if deadline.passed() {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        false
+    }
+
+    /// Tells the others of groups that a split has not made here, where no line does.
+    fn tell_unmade(&self) {
+        for (group, ranks, cause) in self.world.take_unmade() {
+            self.fabric.tell_failure(group, &ranks, &cause);
+            self.fabric.forget(group, &ranks);
+        }
+    }
+
+    /// For who has waited for a while: whether another rank has failed the group, or is gone, where no
+    /// line tells.
+    fn look_around(&self) {
+        if !self.world.has_lines
+            && let Err(e) = self.fabric.watch(self.member.group, &self.member.ranks)
+        {
+            self.fail(&e);
+        }
+    }
+
     /// Closes the links that nobody uses just now; whoever does finds that the group has failed.
     fn close_links(&self) {
         if let Some(mut ground) = self.ground.try_lock()
@@ -171,22 +214,6 @@ impl Linked {
         }
         self.lanes.lock().clear();
     }
-}
-
-/// This rank's part in a new world of so many ranks.
-pub fn world_member(size: usize) -> Result<Member> {
-    member(0, 0, (0..size).collect())
-}
-
-/// This rank's part in a new group, made of `parent`.
-fn member(group: u64, parent: u64, ranks: Vec<usize>) -> Result<Member> {
-    Ok(Member {
-        group,
-        parent,
-        ranks,
-        health: Arc::new(Health::new()?),
-        calls: Arc::new(CallLog::default()),
-    })
 }
 
 impl Backend for Linked {
@@ -238,15 +265,11 @@ impl Backend for Linked {
         sequence: u64,
         limits: Limits,
     ) -> Result<Option<Box<dyn Backend>>> {
-        let number = self.world.next_group_number();
-        let Some(part) = split::agree(self, color, key, number, sequence, limits)? else {
+        let (world, of) = (&self.world, &self.member);
+        let made = split::enter(self, world, of, (color, key), sequence, limits);
+        let Some(member) = made.inspect_err(|_| self.tell_unmade())? else {
             return Ok(None);
         };
-        let ranks: Vec<usize> = part.ranks.iter().map(|rank| self.member.ranks[*rank]).collect();
-        let id = part.id(&self.member.ranks);
-        let member = member(id, self.member.group, ranks.clone())
-            .inspect_err(|cause| self.world.fail_unmade(id, &ranks, cause))?;
-        self.world.enter(member.clone());
         let node = self.world.node(&member);
         let (bytes, deadline) = (node::bytes(node.len()), Deadline::after(limits.operation));
         let shared = self.world.share(&member, self.health(), bytes, deadline);
@@ -262,10 +285,16 @@ impl Backend for Linked {
 
     fn fail(&self, cause: &Error) {
         self.world.fail_group(self.member.group, cause, true);
-        // Where nobody is told, that is how others notice.
-        if !self.world.has_lines {
-            self.close_links();
+        if self.world.has_lines {
+            return;
         }
+        // Where the others have no lines, that is how they notice.
+        if let (Err(first), false) =
+            (self.member.health.check(), self.told.swap(true, Ordering::Relaxed))
+        {
+            self.fabric.tell_failure(self.member.group, &self.member.ranks, &first);
+        }
+        self.close_links();
     }
 
     fn leave(&self) {
@@ -285,7 +314,7 @@ impl Drop for Linked {
     fn drop(&mut self) {
         self.world.forget(self.member.group);
         if !self.world.has_lines {
-            self.fabric.forget(self.member.group);
+            self.fabric.forget(self.member.group, &self.member.ranks);
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - `alone.rs`: a part of one rank, which needs none of the rest.
 //! - `library.rs`: which NCCL, its functions, its codes.
+//! - `start.rs`: how a group comes up.
 //! - `communicator.rs`: a group's communicator, and how it ends.
 //! - `launch.rs`, `work.rs`: how operations get on a stream, and what they came to.
 //! - `warden.rs`: the thread that looks after them, and ends the communicator.
@@ -19,34 +20,33 @@ mod library;
 mod messages;
 mod routes;
 mod staged;
+mod start;
 mod warden;
 mod work;
 
 pub use library::{Library, open};
+pub use start::start_alone;
 pub use warden::Wardens;
 
-use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use cudarc::driver::sys::CUstream;
 use parking_lot::Mutex;
 
 use super::{Backend, End, Limits, Operation, Track, split};
-use crate::call::CallLog;
-use crate::config::NcclStart;
-use crate::control::{self, Member, Reactor, Seat, Topic};
+use crate::control::{Member, Seat};
 use crate::cuda::{self, Context, Events, Pending as _, StreamHandle};
 use crate::error::{Error, Result, Status, fail};
 use crate::health::Health;
 use crate::recorder::document::Identity;
 use crate::wait::{Deadline, Wake};
 use alone::Alone;
-use communicator::{Communicator, ID_BYTES, unique_id};
+use communicator::Communicator;
 use launch::Launch;
 use library::Progress;
 use staged::Memory;
+use start::Parts;
 use work::{Needs, Patience, Work};
 
 /// How long an error of NCCL's waits for the control plane to say what is behind it: a rank that died, most
@@ -114,203 +114,6 @@ impl Pending {
         self.work.retain(|work| !work.is_known());
         self.commands = self.work.iter().map(|work| work.commands).sum();
     }
-}
-
-impl Nccl {
-    /// Starts a world, of two ranks at least.
-    pub fn start(
-        library: Arc<Library>,
-        plan: &NcclStart,
-        reactor: &Arc<Reactor>,
-        wardens: &Arc<Wardens>,
-    ) -> Result<Nccl> {
-        let deadline = Deadline::after(plan.world.connect_timeout);
-        let member = member(0, 0, (0..plan.world.size).collect())?;
-        let (world, _) = control::start(&plan.world, reactor, member.clone(), |_| 0)?;
-        let local_rank = plan.local_rank.unwrap_or_else(|| world.rank_on_machine());
-        let parts =
-            Parts { library, world: Arc::new(world), wardens: wardens.clone(), check: plan.check };
-        let context = choose_device(parts.library.driver, local_rank);
-        let context = context.map_err(|e| parts.failed(&member, e))?;
-        let device = (context.device, parts.library.driver.name_of(context.device));
-        log::info!("nccl: rank {} is on device {} ({})", plan.world.rank, device.0, device.1);
-        parts.join(Arc::new(context), member, None, deadline)
-    }
-}
-
-/// The device of a process that is alone, chosen as in a start with others.
-pub fn start_alone(library: &Library, plan: &NcclStart) -> Result<i32> {
-    choose_device(library.driver, plan.local_rank.unwrap_or(0)).map(|context| context.device)
-}
-
-/// The caller's device, or, if it has not chosen one, that of its number on the machine, which is its
-/// current one from then on: so that what it allocates next is there.
-fn choose_device(driver: &'static cuda::Driver, local_rank: usize) -> Result<Context> {
-    if let Some(context) = Context::current(driver)? {
-        let device = context.device;
-        let Ok(number) = usize::try_from(device) else {
-            fail!(Internal, "a CUDA device with the number {device}");
-        };
-        // NCCL's own threads use the CUDA runtime, and so that one.
-        if !Context::primary(driver, number)?.is_same(&context) {
-            fail!(
-                Unsupported,
-                "the current CUDA context is not the primary one of device {device}, which NCCL uses: make that \
-                 current (cuDevicePrimaryCtxRetain, or cudaSetDevice)"
-            );
-        }
-        return Ok(context);
-    }
-    let devices = driver.devices()?;
-    if devices == 0 {
-        fail!(Unavailable, "the CUDA driver sees no device");
-    }
-    let context = Context::primary(driver, local_rank % devices)?;
-    context.make_current()?;
-    Ok(context)
-}
-
-/// What groups of a world have in common.
-struct Parts {
-    library: Arc<Library>,
-    world: Arc<Seat>,
-    wardens: Arc<Wardens>,
-    check: bool,
-}
-
-impl Parts {
-    /// Connects the ranks of a group, which all do so; `parent` is that of the group that it is made of.
-    fn join(
-        self,
-        context: Arc<Context>,
-        member: Member,
-        parent: Option<&Health>,
-        deadline: Deadline,
-    ) -> Result<Nccl> {
-        let outcome = self.connect(&context, &member, parent, deadline);
-        let (comm, stream) = outcome.map_err(|e| self.failed(&member, e))?;
-        let rank = member.ranks.iter().position(|rank| *rank == self.world.rank).unwrap_or(0);
-        let (world, id) = (self.world.clone(), member.group);
-        let shared = Arc::new(Shared {
-            events: Events::new(context.clone()),
-            library: self.library,
-            context,
-            stream,
-            comm,
-            world: self.world,
-            wardens: self.wardens,
-            member,
-            rank,
-            check: self.check,
-            launch: Mutex::default(),
-            mark: OnceLock::new(),
-            scratch: OnceLock::new(),
-            pending: Mutex::default(),
-            wake: Wake::new()?,
-            failed_at: OnceLock::new(),
-            gave_up: AtomicBool::new(false),
-            leaving: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
-        });
-        warden::start(&shared).inspect_err(|e| {
-            shared.comm.abort();
-            world.fail_group(id, e, true);
-        })?;
-        Ok(Nccl(shared))
-    }
-
-    /// The group's first rank makes the id, the others learn it; then all meet in NCCL.
-    fn connect(
-        &self,
-        context: &Context,
-        member: &Member,
-        parent: Option<&Health>,
-        deadline: Deadline,
-    ) -> Result<(Communicator, StreamHandle)> {
-        let health = parent.unwrap_or(&member.health);
-        let rank = member.ranks.iter().position(|rank| *rank == self.world.rank);
-        let (rank, size) = (rank.unwrap_or(0), member.ranks.len());
-        let _inside = context.enter()?;
-        let id: [u8; ID_BYTES] = match rank {
-            0 => {
-                let id = unique_id(&self.library)?;
-                let others: Vec<usize> = (1..size).collect();
-                self.world.tell_record(member, &others, Topic::Start, &id);
-                id
-            }
-            _ => {
-                let told = self.world.await_record(member, 0, Topic::Start, health, deadline)?;
-                match told.try_into() {
-                    Ok(id) => id,
-                    Err(_) => fail!(Internal, "rank 0 told no id of NCCL's"),
-                }
-            }
-        };
-        let comm = Communicator::join(self.library.clone(), &id, rank, size)?;
-        let outcome = await_ready(&comm, health, member, deadline)
-            .and_then(|()| new_stream(context.driver))
-            .and_then(|stream| {
-                // None goes on without the others.
-                self.world.exchange(member, Topic::Ready, &[], health, deadline).map(|_| stream)
-            });
-        let stream = outcome.inspect_err(|_| comm.abort())?;
-        Ok((comm, stream))
-    }
-
-    /// Fails the group on all its ranks, and returns what failed it.
-    fn failed(&self, member: &Member, error: Error) -> Error {
-        if matches!(error.status, Status::Backend | Status::PeerLost) {
-            // Only waits for the cause.
-            self.world.has_left(self.world.rank, &member.health, WHY);
-        }
-        self.world.fail_group(member.group, &error, true);
-        // The process may end next.
-        self.world.settle(WHY);
-        let cause = member.health.check().err().unwrap_or(error);
-        self.world.forget(member.group);
-        cause
-    }
-}
-
-/// Waits until all ranks have met in NCCL.
-fn await_ready(
-    comm: &Communicator,
-    health: &Health,
-    member: &Member,
-    deadline: Deadline,
-) -> Result<()> {
-    let since = Instant::now();
-    while comm.state()? == Progress::UnderWay {
-        health.check()?;
-        member.health.check()?;
-        if deadline.passed() {
-            fail!(Timeout, "not all ranks met in NCCL in time (ncclCommInitRankConfig)");
-        }
-        cuda::pause(since, false);
-    }
-    Ok(())
-}
-
-/// A stream that does not wait for the legacy default stream by itself.
-fn new_stream(driver: &cuda::Driver) -> Result<StreamHandle> {
-    /// `CU_STREAM_NON_BLOCKING`
-    const NON_BLOCKING: u32 = 1;
-    let mut raw: CUstream = ptr::null_mut();
-    // SAFETY: there is a current context, and the driver writes a pointer of ours.
-    let code = unsafe { (driver.functions.stream_create)(&mut raw, NON_BLOCKING) };
-    driver.check("cuStreamCreate", code)?;
-    Ok(StreamHandle::new(raw))
-}
-
-/// This rank's part in a new group, made of `parent`.
-fn member(group: u64, parent: u64, ranks: Vec<usize>) -> Result<Member> {
-    Ok(Member {
-        group,
-        parent,
-        ranks,
-        health: Arc::new(Health::new()?),
-        calls: Arc::new(CallLog::default()),
-    })
 }
 
 impl Shared {
@@ -465,28 +268,18 @@ impl Backend for Nccl {
         limits: Limits,
     ) -> Result<Option<Box<dyn Backend>>> {
         let shared = &self.0;
-        let number = shared.world.next_group_number();
-        let Some(part) = split::agree(self, color, key, number, sequence, limits)? else {
+        let (world, of) = (&shared.world, &shared.member);
+        let Some(member) = split::enter(self, world, of, (color, key), sequence, limits)? else {
             return Ok(None);
         };
-        let ranks: Vec<usize> = part.ranks.iter().map(|rank| shared.member.ranks[*rank]).collect();
-        let id = part.id(&shared.member.ranks);
-        let member = member(id, shared.member.group, ranks.clone())
-            .inspect_err(|cause| shared.world.fail_unmade(id, &ranks, cause))?;
-        shared.world.enter(member.clone());
-        let parts = Parts {
-            library: shared.library.clone(),
-            world: shared.world.clone(),
-            wardens: shared.wardens.clone(),
-            check: shared.check,
-        };
         let deadline = Deadline::after(limits.operation);
-        if ranks.len() == 1 {
+        if member.ranks.len() == 1 {
             return Ok(Some(Box::new(Alone { shared: shared.clone(), member })));
         }
         // Not ncclCommSplit, in which all ranks of this group would have to take part, behind all that it
         // has under way: a part that fails to connect would take the whole with it.
-        let joined = parts.join(shared.context.clone(), member, Some(self.health()), deadline);
+        let context = shared.context.clone();
+        let joined = Parts::of(shared).join(context, member, Some(self.health()), deadline);
         // A rank that is lost is lost to both, and has another number there.
         let cause = |e: Error| self.health().check().err().unwrap_or(e.at("the new group"));
         let part = joined.map_err(cause)?;

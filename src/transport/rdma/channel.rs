@@ -54,7 +54,9 @@ pub struct Channel {
     pub name: Option<Name>,
     /// The peer's number of it, once it has told.
     pub peer: Option<u32>,
-    /// Why the peer never will.
+    /// Whether the peer was told of this end, which it is before anything is sent to it.
+    pub told: bool,
+    /// Why the peer never will tell.
     pub refused: Option<Error>,
     /// Messages of data that may be sent.
     pub credits: usize,
@@ -112,6 +114,7 @@ impl Channel {
             ways,
             name: None,
             peer: None,
+            told: true,
             refused: None,
             credits: 0,
             landed: VecDeque::new(),
@@ -140,6 +143,11 @@ impl Channel {
             fail!(Internal, "{} credits on a channel, {CREDITS} at most", self.credits);
         }
         Ok(())
+    }
+
+    /// The peer's number of it, once something may be sent to that.
+    pub fn target(&self) -> Option<u32> {
+        self.peer.filter(|_| self.told)
     }
 
     /// The peer never opens its end.

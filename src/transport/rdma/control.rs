@@ -3,20 +3,24 @@
 //!
 //! Its messages are records, which are handled where they are received. An end that opens a channel says
 //! so; the channel is there when both have. What the peer has opened, and this end has not, is kept
-//! until it does, or lets go of the group.
+//! until it does, or lets go of the group. An end whose group has failed says that as well.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::channel::{Channel, Filled, Ways};
 use super::link::RdmaLink;
 use super::message::{HEADER_BYTES, Kind as Said};
-use super::record::{Name, RECORD_BYTES, Record};
+use super::record::{EVERY_GROUP, Name, RECORD_BYTES, Record};
 use super::wire::{State, Wire};
 use super::{CONTROL, CONTROL_CREDITS, CONTROL_CREDITS_DUE};
 use crate::error::{Error, Result, Status, fail};
 use crate::verbs::queue_pair::Kind;
-use crate::wait::Wake;
+use crate::wait::{Deadline, Wake};
+
+/// How long what ended a wire may take to leave this end.
+const LAST_WORDS: Duration = Duration::from_millis(10);
 
 /// One end of it.
 pub struct Control {
@@ -30,6 +34,8 @@ pub struct Control {
     unsaid: VecDeque<Record>,
     /// What the peer has opened, or had no room for, and this end has not opened.
     early: HashMap<Name, Option<(u32, usize)>>,
+    /// Groups that have failed at the other end.
+    failed: HashMap<u64, Error>,
     /// Groups that this end has let go of.
     forgotten: HashSet<u64>,
 }
@@ -43,6 +49,7 @@ impl Control {
             granted: CONTROL_CREDITS,
             unsaid: VecDeque::new(),
             early: HashMap::new(),
+            failed: HashMap::new(),
             forgotten: HashSet::new(),
         }
     }
@@ -73,6 +80,11 @@ impl Control {
         Ok(())
     }
 
+    /// Why the group of a channel has failed at the other end, if it has.
+    pub fn failure_of(&self, name: Option<Name>) -> Option<&Error> {
+        self.failed.get(&name?.group)
+    }
+
     /// Whether something could be sent, had it a room.
     pub fn wants_room(&self) -> bool {
         self.untold >= CONTROL_CREDITS_DUE || (!self.unsaid.is_empty() && self.credits > 0)
@@ -96,6 +108,11 @@ impl Wire {
         if let Some(end) = &state.end {
             return Err(end.clone());
         }
+        // A group that has failed closes its channels, and opens none of them again.
+        if state.channels.values().any(|channel| channel.name == Some(name)) {
+            opened.iter().for_each(|number| state.forget(*number));
+            fail!(PeerLost, "connection to {} closed", self.name);
+        }
         let end = opened.map(|number| (number, ways.credits()));
         state.control.unsaid.push_back(Record::Open { name, end });
         let theirs = state.control.early.remove(&name);
@@ -104,9 +121,11 @@ impl Wire {
             fail!(Unavailable, "{}", self.no_room("this end"));
         };
         if let Some(channel) = state.channels.get_mut(&number) {
-            channel.name = Some(name);
-            if let Some(theirs) = theirs {
-                self.met(channel, theirs)?;
+            (channel.name, channel.told) = (Some(name), false);
+            if let Some(theirs) = theirs
+                && let Err(e) = self.met(channel, theirs)
+            {
+                self.fail(state, e);
             }
         }
         self.speak_or_fail(state);
@@ -116,8 +135,12 @@ impl Wire {
     /// This end has let go of a group: whoever opens a channel of it waits in vain.
     pub fn forget_group(&self, group: u64) {
         let mut state = self.state.lock();
+        if state.end.is_some() || state.is_over() {
+            return;
+        }
         let control = &mut state.control;
         control.forgotten.insert(group);
+        control.failed.remove(&group);
         for (_, theirs) in control.early.extract_if(|name, _| name.group == group) {
             if let Some((number, _)) = theirs {
                 control.unsaid.push_back(Record::Gone { number });
@@ -126,24 +149,72 @@ impl Wire {
         self.speak_or_fail(&mut state);
     }
 
-    /// Nothing has moved for a while. Sends what shows that the peer is gone, or that something was
-    /// lost: messages are numbered, so that any message shows that one before it has not come.
-    pub fn stir(&self) {
+    /// A group has failed at this end.
+    pub fn tell_failure(&self, group: u64, cause: &Error) {
         let mut state = self.state.lock();
-        let state = &mut *state;
+        if state.end.is_some() || state.is_over() {
+            return;
+        }
+        let record = Record::Fail { group, cause: cause.clone() };
+        state.control.unsaid.push_back(record);
+        self.speak_or_fail(&mut state);
+    }
+
+    /// For who waits for others: whether this wire has something to say to its group.
+    pub fn watch(&self, group: u64) -> Result<()> {
+        let mut state = self.state.lock();
+        self.look(&mut state);
+        self.probe(&mut state, true);
+        match (state.control.failed.get(&group), &state.end) {
+            (Some(cause), _) => Err(cause.clone()),
+            (None, Some(end)) if !state.left => Err(end.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Why the wire has ended without a goodbye, if it has.
+    pub fn lost(&self) -> Option<Error> {
+        let state = self.state.lock();
+        state.end.clone().filter(|_| !state.left)
+    }
+
+    /// Whether there are channels.
+    pub fn is_used(&self) -> bool {
+        !self.state.lock().channels.is_empty()
+    }
+
+    /// Nothing has moved for a while on a channel, beside which there is a connection that tells of the
+    /// peer's end, or, `alone`, none.
+    pub fn stir(&self, alone: bool) {
+        self.probe(&mut self.state.lock(), alone);
+    }
+
+    /// Sends what shows that the peer is gone, if nothing else does, or that something was lost: messages
+    /// are numbered, so that any message shows that one before it has not come.
+    fn probe(&self, state: &mut State, alone: bool) {
+        // What became of the last one.
+        if state.end.is_none()
+            && let Err(e) = self.free_rooms(state)
+        {
+            self.fail(state, e);
+        }
         if state.end.is_some() || state.is_over() || !state.met {
             return;
         }
         match self.kind() {
             // The device answers for its rank, whatever that does, as long as the rank is there.
-            Kind::Rc if !state.probing => match self.pair.post_probe(PROBE) {
-                Ok(()) => state.probing = true,
-                Err(e) => self.fail(state, e),
-            },
+            Kind::Rc if alone && self.probes && !state.probing => {
+                match self.pair.post_probe(PROBE) {
+                    Ok(()) => state.probing = true,
+                    Err(e) => log::debug!("{}: {e}", self.name),
+                }
+            }
             Kind::Rc => {}
-            // As many as have credits: when the peer looks at one, it gives that back.
-            Kind::Uc if state.control.unsaid.is_empty() && state.control.credits > 0 => {
-                state.control.unsaid.push_back(Record::Probe);
+            // The peer gives the credit back when it looks. Half of them are left for other records.
+            Kind::Uc if state.control.credits > CONTROL_CREDITS / 2 => {
+                if state.control.unsaid.is_empty() {
+                    state.control.unsaid.push_back(Record::Probe);
+                }
                 self.speak_or_fail(state);
             }
             Kind::Uc => {}
@@ -163,9 +234,19 @@ impl Wire {
             Record::Open { name, end } => self.offered(state, name, end),
             Record::Gone { number } => {
                 if let Some(channel) = state.channels.get_mut(&number) {
-                    let why = format!("{} has freed its handle of the group", self.name);
+                    let why = format!("{} has no part in the group any more", self.name);
                     channel.refuse(Error::new(Status::PeerLost, why));
                     state.forget_if_refused(number);
+                }
+                Ok(())
+            }
+            Record::Fail { group: EVERY_GROUP, cause } => Err(cause.at("at the other end")),
+            Record::Fail { group, cause } => {
+                if !state.control.forgotten.contains(&group) {
+                    state.control.failed.entry(group).or_insert(cause);
+                    let of_it =
+                        |channel: &&mut Channel| channel.name.is_some_and(|n| n.group == group);
+                    state.channels.values_mut().filter(of_it).for_each(Channel::wake);
                 }
                 Ok(())
             }
@@ -178,11 +259,14 @@ impl Wire {
         let ours = |(_, channel): &(&u32, &mut Channel)| channel.name == Some(name);
         if let Some((number, channel)) = state.channels.iter_mut().find(ours) {
             let number = *number;
+            if channel.peer.is_some() {
+                // Of a name that this end has had its channel of.
+                state.control.unsaid.extend(end.map(|(number, _)| Record::Gone { number }));
+                return Ok(());
+            }
             self.met(channel, end)?;
             channel.wake();
-            if channel.dropped && channel.peer.is_some() {
-                state.closing.push(number);
-            }
+            state.close_if_dropped(number);
             state.forget_if_refused(number);
         } else if !state.control.forgotten.contains(&name.group) {
             state.control.early.insert(name, end);
@@ -237,6 +321,9 @@ impl Wire {
                         Said::Data,
                         &[Filled { copied: RECORD_BYTES, ..Filled::empty(room) }],
                     )?;
+                    if let Record::Open { end: Some((number, _)), .. } = record {
+                        state.told(number);
+                    }
                 }
                 None => self.send(state, CONTROL, Said::Credits, &[Filled::empty(room)])?,
             }
@@ -244,13 +331,113 @@ impl Wire {
         Ok(())
     }
 
+    /// The wire is about to end. The peer of a reliable one learns that when it sends; that of another one
+    /// is told, if it can be.
+    pub(super) fn say_last(&self, state: &mut State, cause: &Error) {
+        if self.kind() == Kind::Rc || state.is_over() || !state.met {
+            return;
+        }
+        state.control.unsaid.clear();
+        let record = Record::Fail { group: EVERY_GROUP, cause: cause.clone() };
+        state.control.unsaid.push_back(record);
+        let deadline = Deadline::after(Some(LAST_WORDS));
+        // What was read and is not posted again is not missed: nothing is received any more.
+        let mut said = self.speak(state);
+        while said.is_ok() && state.rooms.free() < state.rooms.total() && !deadline.passed() {
+            std::thread::yield_now();
+            said = self.free_rooms(state);
+        }
+    }
+
     fn speak_or_fail(&self, state: &mut State) {
         // What was read and not posted again yet, the peer must not be told of.
-        if let Err(e) = self.post_again(state).and_then(|()| self.speak(state)) {
+        let spoken = self.post_again(state).and_then(|()| self.speak(state));
+        if let Err(e) = spoken.and_then(|()| self.close_all(state)) {
             self.fail(state, e);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Wire {
+    /// Tells the peer of an end that it may know already.
+    pub(super) fn say_opened(&self, name: Name, number: u32) {
+        let mut state = self.state.lock();
+        state.control.unsaid.push_back(Record::Open { name, end: Some((number, 0)) });
+        self.speak_or_fail(&mut state);
+    }
+}
+
+impl State {
+    /// The peer was told of this end of a channel.
+    fn told(&mut self, number: u32) {
+        if let Some(channel) = self.channels.get_mut(&number) {
+            channel.told = true;
+            channel.wake();
+        }
+        self.close_if_dropped(number);
+    }
+
+    /// What was closed before the ends of its channel had met is closed now.
+    fn close_if_dropped(&mut self, number: u32) {
+        let over = |channel: &Channel| channel.dropped && channel.target().is_some();
+        if self.channels.get(&number).is_some_and(over) && !self.closing.contains(&number) {
+            self.closing.push(number);
         }
     }
 }
 
 /// The request that a probe completes under.
 pub const PROBE: u64 = u64::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::super::WIRE_RECEIVES;
+    use super::*;
+
+    /// One direction, of which nothing is looked at, or all but the credits that come back: what was
+    /// posted for it is enough.
+    #[test]
+    fn what_is_under_way_is_bounded() {
+        for deaf in [false, true] {
+            let (mut sender, mut receiver) = (Control::new(), Control::new());
+            sender.unsaid.extend((0..100).map(|_| Record::Probe));
+            let mut unread_credits = Vec::new();
+            loop {
+                let mut unread = 0;
+                while sender.credits > 0 && sender.unsaid.pop_front().is_some() {
+                    (sender.credits, unread) = (sender.credits - 1, unread + 1);
+                }
+                // Beside the wire's first and last message.
+                assert!(unread + unread_credits.len() <= WIRE_RECEIVES - 2);
+                if unread == 0 {
+                    break;
+                }
+                for _ in 0..unread {
+                    receiver.land().unwrap();
+                    if receiver.wants_room() {
+                        unread_credits.push(receiver.tell());
+                    }
+                }
+                assert!(unread_credits.len() <= 2, "{unread_credits:?}");
+                if !deaf {
+                    unread_credits.drain(..).for_each(|some| sender.refill(some).unwrap());
+                }
+            }
+            assert_eq!(sender.unsaid.is_empty(), !deaf);
+            assert_eq!(sender.unsaid.len(), if deaf { 100 - CONTROL_CREDITS } else { 0 });
+        }
+    }
+
+    #[test]
+    fn more_than_was_granted_is_refused() {
+        let mut control = Control::new();
+        assert!(control.refill(1).is_err());
+        for _ in 0..CONTROL_CREDITS {
+            control.land().unwrap();
+        }
+        assert!(control.land().is_err());
+        assert_eq!(control.tell(), CONTROL_CREDITS);
+        assert!(control.land().is_ok());
+    }
+}

@@ -5,29 +5,33 @@ use super::BUFFER;
 use crate::error::{Result, fail};
 use crate::frame::{is_sealed, seal};
 use crate::verbs::address::{ADDRESS_BYTES, PortAddress};
+use crate::verbs::partition::PartitionKey;
 use crate::verbs::queue_pair::{Kind, Remote};
 
 /// Bytes of an [`Introduction`].
 pub const INTRODUCTION_BYTES: usize = 48;
 /// Opens it; its number changes whenever ends with and without a change could not work together.
-const MAGIC: [u8; 8] = *b"wire\x00\x00\x00\x02";
+const MAGIC: [u8; 8] = *b"wire\x00\x00\x00\x03";
 
 /// One end of a wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Introduction {
     /// Its type.
     pub kind: Kind,
+    /// Its port's key of the partition that it is in.
+    pub partition: PartitionKey,
     /// Its queue pair, and how that is reached.
     pub remote: Remote,
 }
 
 impl Introduction {
-    /// As it travels: magic, kind, MTU, spare, number, packet number, bytes of a buffer, address, CRC-32.
+    /// As it travels: magic, kind, MTU, partition, number, packet number, bytes of a buffer, address, CRC-32.
     pub fn encode(&self) -> [u8; INTRODUCTION_BYTES] {
         let mut bytes = [0; INTRODUCTION_BYTES];
         bytes[0..8].copy_from_slice(&MAGIC);
         bytes[8] = (self.kind == Kind::Uc).into();
         bytes[9] = self.remote.mtu as u8;
+        bytes[10..12].copy_from_slice(&self.partition.0.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.remote.number.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.remote.first_packet.to_le_bytes());
         bytes[20..24].copy_from_slice(&(BUFFER as u32).to_le_bytes());
@@ -49,7 +53,8 @@ impl Introduction {
         let kind = if bytes[8] == 0 { Kind::Rc } else { Kind::Uc };
         let remote =
             Remote { number: word(12), first_packet: word(16), address, mtu: bytes[9].into() };
-        Ok(Introduction { kind, remote })
+        let partition = PartitionKey(u16::from_le_bytes([bytes[10], bytes[11]]));
+        Ok(Introduction { kind, partition, remote })
     }
 
     /// Fails unless this end and the other can be connected.
@@ -61,6 +66,15 @@ impl Introduction {
                  MLXD_RDMA_QP",
                 theirs.kind,
                 self.kind
+            );
+        }
+        if !self.partition.meets(theirs.partition) {
+            fail!(
+                Config,
+                "its port's partition key is {}, this rank's {}: both must be members of one partition, \
+                 and one a full member (MLXD_RDMA_PKEY_INDEX chooses another)",
+                theirs.partition,
+                self.partition
             );
         }
         let (here, there) = (self.remote.address, theirs.remote.address);
@@ -93,6 +107,7 @@ mod tests {
         let address = PortAddress { kind: of, lid: 5, gid: ibv_gid { raw: [3; 16] } };
         Introduction {
             kind,
+            partition: PartitionKey(0x8123),
             remote: Remote { number: 0xabcdef, first_packet: 0x123456, address, mtu: 5 },
         }
     }
@@ -113,7 +128,9 @@ mod tests {
     fn ends_must_match() {
         let here = end(Kind::Rc, AddressKind::RoceV2);
         assert_eq!(here.require_match(&here), Ok(()));
+        let elsewhere = Introduction { partition: PartitionKey::DEFAULT, ..here };
         for (other, why) in [
+            (elsewhere, "0xffff (full member), this rank's 0x8123"),
             (end(Kind::Uc, AddressKind::RoceV2), "MLXD_RDMA_QP"),
             (end(Kind::Rc, AddressKind::RoceV1), "RoCE v1"),
         ] {

@@ -346,7 +346,7 @@ impl Link for RdmaLink {
     }
 
     fn stir(&mut self) {
-        self.wire.stir();
+        self.wire.stir(self.stream.is_none());
     }
 
     fn interest(&self) -> Option<Interest<'_>> {

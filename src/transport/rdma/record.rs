@@ -1,9 +1,13 @@
 //! What the ends of a wire tell each other on its control channel.
 
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, Status, fail};
 
-/// Bytes of a [`Record`] that travels.
-pub const RECORD_BYTES: usize = 32;
+/// Bytes of a [`Record`] that travels: with its message's header less than goes inside a request.
+pub const RECORD_BYTES: usize = 216;
+/// The group of a failure that is the wire's: all groups.
+pub const EVERY_GROUP: u64 = u64::MAX;
+/// Where the sentence of a failure begins.
+const SENTENCE: usize = 32;
 /// Credits of a channel for which there is no room.
 const NO_ROOM: u32 = u32::MAX;
 
@@ -21,7 +25,7 @@ pub struct Name {
 }
 
 /// One record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// The sender has opened its end of a channel.
     Open {
@@ -35,12 +39,20 @@ pub enum Record {
         /// The receiver's number of it.
         number: u32,
     },
+    /// A group has failed on the sender.
+    Fail {
+        /// Which.
+        group: u64,
+        /// Why; a long sentence loses its end.
+        cause: Error,
+    },
     /// Nothing: that it comes shows that those before it have.
     Probe,
 }
 
 impl Record {
-    /// As it travels: kind, purpose, lane, from, group, number, credits, spare (little endian).
+    /// As it travels: kind, purpose, lane, from, group, number or status, credits or length, spare,
+    /// sentence (little endian).
     pub fn encode(&self) -> [u8; RECORD_BYTES] {
         let mut bytes = [0; RECORD_BYTES];
         match self {
@@ -59,6 +71,16 @@ impl Record {
                 bytes[16..20].copy_from_slice(&number.to_le_bytes());
             }
             Record::Probe => bytes[0] = 3,
+            Record::Fail { group, cause } => {
+                let Error { status, message } = cause;
+                let most = message.len().min(RECORD_BYTES - SENTENCE);
+                let len = (0..=most).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+                bytes[0] = 4;
+                bytes[8..16].copy_from_slice(&group.to_le_bytes());
+                bytes[16..20].copy_from_slice(&(*status as u32).to_le_bytes());
+                bytes[20..24].copy_from_slice(&(len as u32).to_le_bytes());
+                bytes[SENTENCE..SENTENCE + len].copy_from_slice(&message.as_bytes()[..len]);
+            }
         }
         bytes
     }
@@ -66,11 +88,12 @@ impl Record {
     /// The inverse.
     pub fn decode(bytes: &[u8; RECORD_BYTES]) -> Result<Record> {
         let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        let group = u64::from_le_bytes(std::array::from_fn(|i| bytes[8 + i]));
         let number = word(16);
         Ok(match bytes[0] {
             1 => Record::Open {
                 name: Name {
-                    group: u64::from_le_bytes(std::array::from_fn(|i| bytes[8 + i])),
+                    group,
                     from: word(4),
                     purpose: bytes[1],
                     lane: u16::from_le_bytes([bytes[2], bytes[3]]),
@@ -82,6 +105,12 @@ impl Record {
             },
             2 => Record::Gone { number },
             3 => Record::Probe,
+            4 => {
+                let status = Status::ALL.get(number as usize).copied().unwrap_or(Status::Internal);
+                let sentence = bytes[SENTENCE..].get(..word(20) as usize).unwrap_or_default();
+                let message = String::from_utf8_lossy(sentence).into_owned();
+                Record::Fail { group, cause: Error { status, message } }
+            }
             other => fail!(Internal, "a record of the unknown kind {other}"),
         })
     }
@@ -100,9 +129,17 @@ mod tests {
             Record::Open { name, end: None },
             Record::Gone { number: 77 },
             Record::Probe,
+            Record::Fail { group: 9, cause: Error::new(Status::Aborted, "enough") },
         ] {
             assert_eq!(Record::decode(&record.encode()), Ok(record));
         }
+        let cause = Error::new(Status::Timeout, "ä".repeat(500));
+        let Ok(Record::Fail { group: 9, cause: told }) =
+            Record::decode(&Record::Fail { group: 9, cause: cause.clone() }.encode())
+        else {
+            panic!("another record");
+        };
+        assert_eq!((told.status, told.message.len()), (cause.status, RECORD_BYTES - SENTENCE));
         assert!(Record::decode(&[0; RECORD_BYTES]).is_err());
     }
 }

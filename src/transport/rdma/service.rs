@@ -138,7 +138,7 @@ impl Wire {
         let Some(channel) = state.channels.get_mut(&number) else { return Standing::Closed };
         landed.append(&mut channel.landed);
         let open = !channel.closed && !over;
-        if open && channel.peer.is_some() && state.end.is_none() {
+        if open && channel.target().is_some() && state.end.is_none() {
             while rooms.len() < wanted && channel.credits > 0 {
                 let Some(room) = free.take() else { break };
                 rooms.push((room, free.bytes(room)));
@@ -149,6 +149,10 @@ impl Wire {
             // What becomes of a wire after that is no news.
             _ if state.left => Standing::Closed,
             Some(end) => Standing::Failed(end.clone()),
+            None if state.control.failure_of(channel.name).is_some() => {
+                let cause = state.control.failure_of(channel.name).cloned();
+                cause.map_or(Standing::Closed, Standing::Failed)
+            }
             None if channel.refused.is_some() => {
                 channel.refused.clone().map_or(Standing::Closed, Standing::Failed)
             }
@@ -195,11 +199,12 @@ impl Wire {
         let (free, ended, over) = (state.rooms.free(), state.end.is_some(), state.is_over());
         let wants_room = !due && state.control.wants_room();
         let Some(channel) = state.channels.get_mut(&number) else { return false };
-        let can_send = sends && channel.credits > 0 && channel.peer.is_some();
+        let can_send = sends && channel.credits > 0 && channel.target().is_some();
         let can_receive = receives && !channel.landed.is_empty();
+        let failed = state.control.failure_of(channel.name).is_some();
         // What was sent completes also where the peer sends nothing more.
         let only_lent = lent && !sends && !receives;
-        let closed = !only_lent && (over || channel.closed || channel.refused.is_some());
+        let closed = !only_lent && (over || failed || channel.closed || channel.refused.is_some());
         let something_is_here = can_receive || channel.returned > 0 || wants_room;
         if something_is_here || ended || closed || ((can_send || due) && free > 0) {
             return false;

@@ -54,12 +54,13 @@ impl Wire {
                 break;
             }
         }
+        self.speak(state)?;
         let few = state.rooms.free() < state.rooms.total() / 2;
         if few || !state.closing.is_empty() || state.left {
             self.free_rooms(state)?;
             self.close_all(state)?;
         }
-        self.speak(state)
+        Ok(())
     }
 
     fn received(&self, state: &mut State, completion: &ibv_wc) -> Result<()> {
@@ -190,9 +191,17 @@ impl Wire {
     }
 
     /// Sends the last message of each channel that is closed.
-    fn close_all(&self, state: &mut State) -> Result<()> {
+    pub(super) fn close_all(&self, state: &mut State) -> Result<()> {
         while let Some(number) = state.closing.last().copied() {
-            let known = state.channels.get(&number).is_some_and(|channel| channel.peer.is_some());
+            let channel = state.channels.get(&number);
+            let known = channel.is_some_and(|channel| channel.target().is_some());
+            // Once its ends have met.
+            let later = !known && channel.is_some_and(|channel| channel.name.is_some());
+            if later && !state.is_over() {
+                state.closing.pop();
+                state.forget_if_refused(number);
+                continue;
+            }
             if known && !state.is_over() {
                 let Some(room) = state.rooms.take() else { return Ok(()) };
                 self.send(state, number, Kind::Close, &[Filled::empty(room)])?;
@@ -203,7 +212,6 @@ impl Wire {
             if channel.closed {
                 state.forget(number);
             }
-            state.forget_if_refused(number);
         }
         Ok(())
     }
@@ -274,7 +282,7 @@ impl Wire {
     pub(super) fn give_credits_back(&self, state: &mut State, number: u32) -> Result<()> {
         let Some(channel) = state.channels.get(&number) else { return Ok(()) };
         let idle =
-            channel.peer.is_none() || channel.closed || state.is_over() || state.end.is_some();
+            channel.target().is_none() || channel.closed || state.is_over() || state.end.is_some();
         if channel.untold < CREDITS_DUE || idle {
             return Ok(());
         }
@@ -296,6 +304,7 @@ impl Wire {
         if cause.status != Status::PeerLost {
             log::warn!("{}: {cause}", self.name);
         }
+        self.say_last(state, &cause);
         state.end = Some(cause);
         // What is posted must not touch memory that is used for something else one day.
         if let Err(e) = self.pair.stop() {

@@ -33,6 +33,7 @@ pub struct Stub {
     device: Arc<Device>,
     state: State,
     first_packet: u32,
+    probes: bool,
 }
 
 /// What a wire's threads share.
@@ -92,12 +93,31 @@ pub struct Registered {
 impl Stub {
     /// A queue pair on this device, `None`: of type rc, unless the device has no such.
     pub fn new(device: &Arc<Device>, kind: Option<Kind>) -> Result<Stub> {
+        Stub::of_at_most(None, device, kind)
+    }
+
+    /// The same, if this process has less than `most` on the device.
+    pub fn spare(most: usize, device: &Arc<Device>, kind: Option<Kind>) -> Result<Stub> {
+        Stub::of_at_most(Some(most), device, kind)
+    }
+
+    fn of_at_most(
+        queue_pairs: Option<usize>,
+        device: &Arc<Device>,
+        kind: Option<Kind>,
+    ) -> Result<Stub> {
         let most = MOST.min(device.max_requests as usize).min(device.max_completions as usize);
         // Beside them there is a probe.
         let sends = (ROOMS + 1).min(device.max_requests as usize);
         let sends = sends.min(device.max_completions as usize);
         let rooms = sends.saturating_sub(1).max(1);
-        let plan = Plan { kind, sends: sends as u32, recvs: most as u32, inline_bytes: INLINE };
+        let plan = Plan {
+            kind,
+            most: queue_pairs,
+            sends: sends as u32,
+            recvs: most as u32,
+            inline_bytes: INLINE,
+        };
         let pair = QueuePair::new(device, plan)?;
         let first_packet =
             getrandom::u32().map_err(|e| Error::new(Status::System, format!("getrandom: {e}")))?;
@@ -123,7 +143,8 @@ impl Stub {
             stranded: Vec::new(),
         };
         let first_packet = first_packet & 0xff_ffff;
-        let mut stub = Stub { pair, device: device.clone(), state, first_packet };
+        let probes = sends > rooms;
+        let mut stub = Stub { pair, device: device.clone(), state, first_packet, probes };
         let Some(requests) = stub.state.slabs.promise(device, WIRE_RECEIVES)? else {
             fail!(Unavailable, "{} takes no receives", device.name);
         };
@@ -142,6 +163,7 @@ impl Stub {
     pub fn introduction(&self) -> Introduction {
         Introduction {
             kind: self.pair.kind,
+            partition: self.device.partition,
             remote: Remote {
                 number: self.pair.number(),
                 first_packet: self.first_packet,
@@ -160,7 +182,8 @@ impl Stub {
         })?;
         let Stub { pair, device, state, .. } = self;
         let name = format!("{peer} over {}", device.name);
-        Ok(Wire { name, pair, device, state: Mutex::new(state) })
+        let probes = self.probes;
+        Ok(Wire { name, pair, device, state: Mutex::new(state), probes })
     }
 }
 
@@ -172,6 +195,8 @@ pub struct Wire {
     pub(super) pair: QueuePair,
     pub(super) state: Mutex<State>,
     pub(super) device: Arc<Device>,
+    /// Whether there is a place for a probe beside the rooms.
+    pub(super) probes: bool,
 }
 
 impl Wire {
@@ -224,6 +249,7 @@ impl Wire {
     /// Tells the peer that nothing more comes; the end of all channels.
     pub fn say_goodbye(&self) {
         let mut state = self.state.lock();
+        // Records that wait go first, as far as they can.
         self.look(&mut state);
         if !state.is_over() {
             state.said = true;

@@ -8,14 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::config::AllGather;
 use crate::error::{Error, Result, fail};
 
-/// Bytes of a rank's word on how far it has come.
-pub const WORD_BYTES: usize = 1024;
-/// Of these, the most that are a sentence: JSON may write some characters in six bytes.
-const LONGEST: usize = WORD_BYTES / 2;
+/// Bytes of a rank's report on how far it has come.
+pub const REPORT_BYTES: usize = 1024;
 
 /// How far a rank has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Word {
+pub enum Report {
     /// All is well.
     Well,
     /// It does not reach another rank over TCP: why.
@@ -24,39 +22,50 @@ pub enum Word {
     Failed(Error),
 }
 
-impl Word {
+impl Report {
     /// How far a rank has come that has come to this.
-    pub fn of<T>(outcome: &Result<T>) -> Word {
+    pub fn of<T>(outcome: &Result<T>) -> Report {
         match outcome {
-            Ok(_) => Word::Well,
-            Err(e) => Word::Failed(e.clone()),
+            Ok(_) => Report::Well,
+            Err(e) => Report::Failed(e.clone()),
         }
     }
 
     /// As it travels: JSON, and zeros behind it.
     pub fn encode(&self) -> Vec<u8> {
-        let mut word = self.clone();
-        if let Word::OutOfReach(text) | Word::Failed(Error { message: text, .. }) = &mut word {
-            let fits = |end: &usize| text.is_char_boundary(*end);
-            text.truncate((0..=LONGEST.min(text.len())).rev().find(fits).unwrap_or(0));
-        }
-        let mut bytes = serde_json::to_vec(&word).unwrap_or_default();
-        bytes.resize(WORD_BYTES, 0);
+        let mut bytes = serde_json::to_vec(&self.cut()).unwrap_or_default();
+        bytes.resize(REPORT_BYTES, 0);
         bytes
+    }
+
+    /// The same with a sentence that travels.
+    pub fn cut(&self) -> Report {
+        let mut report = self.clone();
+        while serde_json::to_vec(&report).map_or(0, |json| json.len()) > REPORT_BYTES {
+            let (Report::OutOfReach(text) | Report::Failed(Error { message: text, .. })) =
+                &mut report
+            else {
+                break;
+            };
+            let shorter = text.len() * 3 / 4;
+            let end = (0..=shorter).rev().find(|end| text.is_char_boundary(*end));
+            text.truncate(end.unwrap_or(0));
+        }
+        report
     }
 }
 
 /// The all-gather of this rank's caller.
-pub struct Gatherer {
+pub struct Exchange {
     all_gather: AllGather,
     rank: usize,
     size: usize,
 }
 
-impl Gatherer {
+impl Exchange {
     /// That of a start of so many ranks.
-    pub fn new(all_gather: AllGather, rank: usize, size: usize) -> Gatherer {
-        Gatherer { all_gather, rank, size }
+    pub fn new(all_gather: AllGather, rank: usize, size: usize) -> Exchange {
+        Exchange { all_gather, rank, size }
     }
 
     /// Brings every rank's bytes to all, as many of each: in the order of ranks.
@@ -84,21 +93,23 @@ impl Gatherer {
 
     /// Tells all ranks how far this one has come: why some do not reach each other, if that is so. One
     /// that cannot take part fails the start for all.
-    pub fn agree(&self, own: &Word) -> Result<Option<String>> {
-        self.sum_up(&self.gather(&own.encode())?)
+    pub fn agree(&self, own: &Report) -> Result<Option<String>> {
+        self.sum_up(own, &self.gather(&own.encode())?)
     }
 
-    /// As [`Gatherer::agree`], with the words that all gave.
-    pub fn sum_up(&self, words: &[Vec<u8>]) -> Result<Option<String>> {
+    /// As [`Exchange::agree`], with the reports that all gave.
+    pub fn sum_up(&self, own: &Report, reports: &[Vec<u8>]) -> Result<Option<String>> {
+        if let Report::Failed(e) = own {
+            return Err(e.clone());
+        }
         let mut why = None;
-        for (rank, bytes) in words.iter().enumerate() {
+        for (rank, bytes) in reports.iter().enumerate() {
             match read(bytes, rank)? {
-                Word::Well => {}
-                Word::OutOfReach(cause) => {
+                Report::Well => {}
+                Report::OutOfReach(cause) => {
                     why.get_or_insert(format!("rank {rank}: {cause}"));
                 }
-                Word::Failed(e) if rank == self.rank => return Err(e),
-                Word::Failed(e) => return Err(e.at(format_args!("rank {rank}"))),
+                Report::Failed(e) => return Err(e.at(format_args!("rank {rank}"))),
             }
         }
         Ok(why)
@@ -140,47 +151,53 @@ mod tests {
         0
     }
 
-    fn gatherer(rank: usize, filled: usize) -> Gatherer {
+    fn exchange(rank: usize, filled: usize) -> Exchange {
         let user_data = std::ptr::without_provenance_mut(filled);
-        Gatherer::new(AllGather { function: echo, user_data }, rank, 3)
+        Exchange::new(AllGather { function: echo, user_data }, rank, 3)
     }
 
     #[test]
     fn words_travel_however_long_they_are() {
         let long = "ä\u{1}".repeat(2000);
-        for word in [
-            Word::Well,
-            Word::OutOfReach("cannot connect".to_owned()),
-            Word::Failed(Error::new(Status::Auth, "no")),
+        for report in [
+            Report::Well,
+            Report::OutOfReach("cannot connect".to_owned()),
+            Report::Failed(Error::new(Status::Auth, "no")),
         ] {
-            assert_eq!(read::<Word>(&word.encode(), 0), Ok(word));
+            assert_eq!(read::<Report>(&report.encode(), 0), Ok(report));
         }
-        let Ok(Word::OutOfReach(text)) = read(&Word::OutOfReach(long.clone()).encode(), 0) else {
-            panic!("another word");
+        let Ok(Report::OutOfReach(text)) = read(&Report::OutOfReach(long.clone()).encode(), 0)
+        else {
+            panic!("another report");
         };
-        assert!(text.len() > 100 && long.starts_with(&text));
+        assert!(text.len() > 50 && long.starts_with(&text));
+        let failed = Report::Failed(Error::new(Status::System, "\"".repeat(5000)));
+        assert!(matches!(read(&failed.encode(), 0), Ok(Report::Failed(_))));
     }
 
     #[test]
     fn a_function_that_brings_something_else_is_found_out() {
-        assert_eq!(gatherer(2, 3).gather(&[1, 2]).unwrap(), [[1, 2]; 3]);
-        let error = gatherer(2, 2).gather(&[1, 2]).unwrap_err();
+        assert_eq!(exchange(2, 3).gather(&[1, 2]).unwrap(), [[1, 2]; 3]);
+        let error = exchange(2, 2).gather(&[1, 2]).unwrap_err();
         assert!(error.status == Status::Config && error.message.contains("rank 2"), "{error}");
         // Zeros from the others.
-        let error = gatherer(0, 1).agree(&Word::Well).unwrap_err();
+        let error = exchange(0, 1).agree(&Report::Well).unwrap_err();
         assert!(error.status == Status::Config && error.message.contains("rank 1"), "{error}");
     }
 
     #[test]
     fn the_worst_word_counts() {
-        let words = |words: [Word; 3]| words.map(|word| word.encode()).to_vec();
-        let out = || Word::OutOfReach("no way".to_owned());
-        let failed = || Word::Failed(Error::new(Status::Config, "wrong"));
-        let sum_up = |all| gatherer(1, 3).sum_up(&words(all));
-        assert_eq!(sum_up([Word::Well, Word::Well, Word::Well]), Ok(None));
-        assert_eq!(sum_up([Word::Well, out(), Word::Well]), Ok(Some("rank 1: no way".to_owned())));
+        let reports = |reports: [Report; 3]| reports.map(|report| report.encode()).to_vec();
+        let out = || Report::OutOfReach("no way".to_owned());
+        let failed = || Report::Failed(Error::new(Status::Config, "wrong"));
+        let sum_up = |all: [Report; 3]| exchange(1, 3).sum_up(&all[1].clone(), &reports(all));
+        assert_eq!(sum_up([Report::Well, Report::Well, Report::Well]), Ok(None));
+        assert_eq!(
+            sum_up([Report::Well, out(), Report::Well]),
+            Ok(Some("rank 1: no way".to_owned()))
+        );
         let error = |message: &str| Err(Error::new(Status::Config, message));
-        assert_eq!(sum_up([out(), Word::Well, failed()]), error("rank 2: wrong"));
-        assert_eq!(sum_up([out(), failed(), Word::Well]), error("wrong"));
+        assert_eq!(sum_up([out(), Report::Well, failed()]), error("rank 2: wrong"));
+        assert_eq!(sum_up([out(), failed(), Report::Well]), error("wrong"));
     }
 }
