@@ -6,8 +6,8 @@
 //! waits; its caller does, between two calls of [`Engine::advance`].
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::lending::lent;
 use super::links::{Links, Way};
 use super::schedule::{Buffer, Schedule, Span, Step};
 use crate::call::{HEADER_BYTES, Header};
@@ -20,8 +20,6 @@ use crate::transport::{Landing, Lent};
 const SPREAD: usize = 64 << 10;
 /// 256 KiB: a local copy pauses after so much to let the links go on.
 const COPY_CHUNK: usize = 256 << 10;
-/// 4 KiB: links do better to copy less than they lend.
-const WORTH_LENDING: u64 = 4 << 10;
 /// No part.
 const NONE: u32 = u32::MAX;
 
@@ -141,33 +139,6 @@ pub struct Engine {
 // SAFETY: the addresses in it are used in `advance` only, whose callers vouch for them.
 unsafe impl Send for Engine {}
 
-/// What a schedule sends from, buffer by buffer, where it is worth lending.
-fn lent(
-    schedule: &Schedule,
-    job: &Job,
-    place: impl Fn(Span) -> *const u8,
-) -> impl Iterator<Item = Lent> {
-    [Buffer::Input, Buffer::Output, Buffer::Scratch].into_iter().filter_map(move |buffer| {
-        let (mut start, mut end, mut elements) = (usize::MAX, 0, 0);
-        for step in &schedule.steps {
-            if let Step::Send { from, .. } = step
-                && from.buffer == buffer
-            {
-                start = start.min(from.start);
-                end = end.max(from.start + from.len);
-                elements += from.len;
-            }
-        }
-        let sent = (elements * job.size) as u64;
-        (sent >= WORTH_LENDING).then(|| Lent {
-            from: place(Span { buffer, start, len: end - start }),
-            len: (end - start) * job.size,
-            sent,
-            call: 0,
-        })
-    })
-}
-
 impl Engine {
     /// Prepares to run `schedule`. All its peers are connected and their links idle.
     pub fn begin(&mut self, schedule: &Schedule, job: Job, links: &Links) -> Result<()> {
@@ -195,12 +166,7 @@ impl Engine {
             Some(base + span.start * job.size)
         };
         self.lent.clear();
-        self.lent.extend(lent(schedule, &job, |span| place(span).unwrap_or(0) as *const u8));
-        if !self.lent.is_empty() {
-            static CALLS: AtomicU64 = AtomicU64::new(0);
-            let call = CALLS.fetch_add(1, Ordering::Relaxed);
-            self.lent.iter_mut().for_each(|lent| lent.call = call);
-        }
+        self.lent.extend(lent(schedule, job.size, |span| place(span).unwrap_or(0) as *const u8));
         for step in &schedule.steps {
             match *step {
                 Step::Send { to, from } => {

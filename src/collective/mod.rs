@@ -9,6 +9,7 @@ mod choose;
 mod doubling;
 pub mod drive;
 pub mod engine;
+mod lending;
 pub mod links;
 mod pairwise;
 mod ring;

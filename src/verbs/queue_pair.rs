@@ -95,6 +95,8 @@ pub struct QueuePair {
     pub kind: Kind,
     /// Bytes that may go inside a request.
     pub inline_bytes: usize,
+    /// Pieces of memory that a message may be made of: 1 or 2.
+    pub send_pieces: u32,
     queues: Queues,
     _counted: Counted,
 }
@@ -201,22 +203,25 @@ impl QueuePair {
         };
         let mut why = Error::new(Status::Internal, "no type");
         for kind in kinds {
-            // A driver that cannot take so many bytes inline refuses the whole.
-            for inline in [plan.inline_bytes, 0] {
-                let e = match queues.queue_pair(*kind, Plan { inline_bytes: inline, ..plan }) {
-                    Ok((qp, inline)) => {
-                        let pair = QueuePair {
-                            qp,
-                            kind: *kind,
-                            inline_bytes: inline,
-                            queues,
-                            _counted: counted,
-                        };
-                        pair.initialise()?;
-                        return Ok(pair);
-                    }
-                    Err(e) => e,
-                };
+            // A driver that cannot take so many bytes inline, or pieces, refuses the whole.
+            let (inline, pieces) = (plan.inline_bytes, device.max_pieces.clamp(1, SEND_PIECES));
+            for (inline, pieces) in [(inline, pieces), (0, pieces), (inline, 1), (0, 1)] {
+                let e =
+                    match queues.queue_pair(*kind, Plan { inline_bytes: inline, ..plan }, pieces) {
+                        Ok((qp, inline)) => {
+                            let pair = QueuePair {
+                                qp,
+                                kind: *kind,
+                                inline_bytes: inline,
+                                send_pieces: pieces,
+                                queues,
+                                _counted: counted,
+                            };
+                            pair.initialise()?;
+                            return Ok(pair);
+                        }
+                        Err(e) => e,
+                    };
                 let refused = e.raw_os_error().is_some_and(|number| REFUSED.contains(&number));
                 let what = format!("no queue pair of type {kind} on {}: {e}", device.name);
                 why = Error::new(Status::Backend, what);
@@ -228,11 +233,6 @@ impl QueuePair {
             log::warn!("{why}");
         }
         Err(why)
-    }
-
-    /// Pieces of memory that a message may be made of: 1 or 2.
-    pub fn send_pieces(&self) -> u32 {
-        self.device().max_pieces.clamp(1, SEND_PIECES)
     }
 
     /// Its number.
@@ -372,7 +372,12 @@ impl QueuePair {
 
 impl Queues {
     /// A queue pair on these queues, and how many bytes it takes inline.
-    fn queue_pair(&self, kind: Kind, plan: Plan) -> std::io::Result<(NonNull<ibv_qp>, usize)> {
+    fn queue_pair(
+        &self,
+        kind: Kind,
+        plan: Plan,
+        pieces: u32,
+    ) -> std::io::Result<(NonNull<ibv_qp>, usize)> {
         let device = &self.channel.device;
         let mut wanted = ibv_qp_init_attr {
             qp_context: std::ptr::null_mut(),
@@ -382,7 +387,7 @@ impl Queues {
             cap: ibv_qp_cap {
                 max_send_wr: plan.sends.min(device.max_requests),
                 max_recv_wr: plan.recvs.min(device.max_requests),
-                max_send_sge: device.max_pieces.clamp(1, SEND_PIECES),
+                max_send_sge: pieces,
                 max_recv_sge: 1,
                 max_inline_data: plan.inline_bytes,
             },

@@ -20,7 +20,7 @@ const GONE: Duration = Duration::from_millis(300);
 impl Wire {
     /// Memory of a caller, registered, if that is worth it and the device sends it behind a header.
     pub fn lend(&self, wish: &Wish) -> Option<Lease> {
-        (self.pair.send_pieces() > 1).then(|| self.device.lend(wish)).flatten()
+        (self.pair.send_pieces > 1).then(|| self.device.lend(wish)).flatten()
     }
 
     /// Takes in what has been sent, if a channel waits for that: how many messages with lent memory since

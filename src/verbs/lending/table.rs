@@ -494,8 +494,8 @@ mod tests {
         trial.table.remove(false, None, &mut removed);
         let mut parts = Vec::new();
         trial.table.unwatched(&removed, |part| parts.push(part));
-        assert_eq!(parts, [30..50]);
-        parts.clear();
+        assert_eq!(parts.pop(), Some(30..50));
+        assert!(parts.is_empty());
         trial.table.parts_without(25..100, &mut |part| parts.push(part));
         assert_eq!(parts, [30..70, 90..100]);
     }
