@@ -93,6 +93,8 @@ set_rdma_properties(rdma_misconfigured_devices "")
 add_test_program(rdma_marks mlxd::mlxd rdma_marks.c)
 add_test(NAME rdma_marks COMMAND "${rdma_with}" 2 $<TARGET_FILE:rdma_marks>)
 set_rdma_properties(rdma_marks "")
+# It looks at every packet, others' too.
+set_tests_properties(rdma_marks PROPERTIES RUN_SERIAL TRUE)
 
 # Starts where all is there; where there may be no device or no libibverbs, whatever this machine has;
 # devices files that nobody could start from.
