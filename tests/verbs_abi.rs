@@ -219,6 +219,8 @@ fn constants_are_theirs() {
             ibverbs_sys::IBV_LINK_LAYER_ETHERNET,
         ),
     ]);
+    let (ours, theirs) = (abi::IBV_FORK_UNNEEDED, ibverbs_sys::IBV_FORK_UNNEEDED);
+    all.push(("IBV_FORK_UNNEEDED", ours.into(), theirs.into()));
     for (name, ours, theirs) in &all {
         assert_eq!(ours, theirs, "{name}");
     }

@@ -348,6 +348,9 @@ pub struct ibv_wc {
     pub dlid_path_bits: u8,
 }
 
+/// What `ibv_is_fork_initialized` says where the kernel sees to forks.
+pub const IBV_FORK_UNNEEDED: c_uint = 2;
+
 pub const IBV_PORT_DOWN: c_uint = 1;
 pub const IBV_PORT_INIT: c_uint = 2;
 pub const IBV_PORT_ARMED: c_uint = 3;

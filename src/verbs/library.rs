@@ -1,10 +1,11 @@
 //! libibverbs: opened when it is first asked for, never closed.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_uint};
 use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
+use super::abi::IBV_FORK_UNNEEDED;
 use super::functions::Functions;
 use crate::dynamic;
 use crate::error::{Error, Result, Status, fail};
@@ -24,8 +25,6 @@ pub fn open() -> Result<&'static Functions> {
     Ok(functions)
 }
 
-/// `IBV_FORK_UNNEEDED`
-const FORK_UNNEEDED: c_int = 2;
 /// What libibverbs said of that.
 static FORKS_NEED_NOTHING: OnceLock<bool> = OnceLock::new();
 
@@ -38,9 +37,9 @@ fn ask_about_forks(library: dynamic::Handle) -> bool {
     // Since rdma-core 35.
     let Some(address) = library.find(c"ibv_is_fork_initialized") else { return false };
     // SAFETY: libibverbs fixes what its function of this name takes, nothing, and returns: an enum.
-    let ask: unsafe extern "C" fn() -> c_int = unsafe { std::mem::transmute(address) };
+    let ask: unsafe extern "C" fn() -> c_uint = unsafe { std::mem::transmute(address) };
     // SAFETY: it may be called at any time.
-    unsafe { ask() == FORK_UNNEEDED }
+    unsafe { ask() == IBV_FORK_UNNEEDED }
 }
 
 fn load() -> Result<Functions> {

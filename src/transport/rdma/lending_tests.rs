@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
+use super::channel::Channel;
 use super::tests::{exchange, pass, until};
 use super::wire::{Bytes, Wire};
 use crate::error::Status;
 use crate::transport::conformance::{LendingLink, Pair, pattern, rdma_channel, rdma_wires};
 use crate::transport::{Landing, Link};
-use crate::verbs::queue_pair::Kind;
+use crate::verbs::queue_pair::{Kind, Queue};
 use crate::wait::{Deadline, interest, wait};
 
 fn lending((a, b): Pair) -> Pair {
@@ -98,19 +99,24 @@ fn completions_wake_whoever_waits_for_them() {
         let (before, sent) = (bytes(&a).lent, one.0.sent() + 50_000);
         let descriptor =
             |link: &dyn Link| link.interest().unwrap().fd.try_clone_to_owned().unwrap();
-        // Both sleep, one for its completion, the other for data.
+        let sender = descriptor(one.0.as_ref());
         // SAFETY: the memory outlives the loops that drive the links, and is not used meanwhile.
         unsafe {
             one.0.post_send(data.as_ptr(), data.len());
             one.1.post_recv(Landing::Copy { into: vec![0; 50_000].leak().as_mut_ptr() }, 50_000);
             two.0.post_recv(Landing::Copy { into: into.as_mut_ptr() }, 10);
         }
+        // One sleeps until data comes, the other just before its message has completed.
         let reader = descriptor(two.0.as_ref());
+        a.pair.arm(Queue::Send).unwrap();
         until(|| {
             one.0.progress().unwrap();
             bytes(&a).lent > before
         });
-        let sender = descriptor(one.0.as_ref());
+        let lends = |channel: &&mut Channel| channel.lent > 0;
+        a.state.lock().channels.values_mut().filter(lends).for_each(|channel| {
+            (channel.asleep, channel.hungry) = (true, true);
+        });
         let limit = || Deadline::after(Some(Duration::from_secs(20)));
         assert!(wait(&mut [interest(reader.as_fd(), true, false)], limit()).unwrap());
         two.0.progress().unwrap();

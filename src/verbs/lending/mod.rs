@@ -6,7 +6,7 @@
 //! own any more. So memory is kept only where the kernel tells when it goes (`guard.rs`), and only memory
 //! that cannot go in another way: private memory without a file.
 //!
-//! - `table.rs`: what is registered, and what was seen before.
+//! - `table.rs`, `sightings.rs`: what is registered, and what was seen before.
 //! - `registrations.rs`: the table of a process, and the threads that see to it.
 //! - `prices.rs`, `forks.rs`: what it costs here, and whether it may be done at all.
 
@@ -14,6 +14,7 @@ mod forks;
 mod guard;
 mod prices;
 mod registrations;
+mod sightings;
 mod table;
 #[cfg(test)]
 mod tests;

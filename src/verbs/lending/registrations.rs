@@ -21,7 +21,8 @@ use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::guard::{Event, Guard, Sort, page_size, pages, sort};
-use super::table::{Known, Region, Removed, Span, Table};
+use super::sightings::Known;
+use super::table::{Region, Removed, Span, Table};
 use crate::error::{Error, Result, Status, fail};
 use crate::wait::{Deadline, Wake, interest};
 
@@ -90,11 +91,11 @@ enum Watch {
     #[default]
     Untried,
     Refused,
-    By(Arc<Sentry>),
+    By(Arc<Watcher>),
 }
 
 /// What the two threads share.
-struct Sentry {
+struct Watcher {
     guard: Guard,
     stop: Wake,
     /// Set with the table locked: nothing is kept any more.
@@ -102,13 +103,13 @@ struct Sentry {
     /// Threads that have not ended.
     threads: AtomicUsize,
     /// Whether events are read.
-    hears: AtomicBool,
+    listens: AtomicBool,
 }
 
 impl Inner {
     fn guard(&self) -> Option<&Guard> {
         match &self.watch {
-            Watch::By(sentry) => Some(&sentry.guard),
+            Watch::By(watcher) => Some(&watcher.guard),
             _ => None,
         }
     }
@@ -168,11 +169,11 @@ impl Registrations {
         let now = registrar.pays(wish);
         let wanted = known == Known::Returning || (now && registrar.keeps_at_once());
         // Whoever needs a guard first asks for it.
-        let sentry = if wanted { self.sentry() } else { None };
-        if sentry.is_none() && !now {
+        let watcher = if wanted { self.watcher() } else { None };
+        if watcher.is_none() && !now {
             return None;
         }
-        self.make(registrar, wish, sentry.as_deref(), now)
+        self.make(registrar, wish, watcher.as_deref(), now)
     }
 
     /// The region that is there already; else what is known of the span, if it may be registered now.
@@ -182,7 +183,11 @@ impl Registrations {
             let found = locked.inner.table.find(owner, &wish.span, wish.call);
             let quiet = || locked.inner.guard().is_some_and(Guard::is_quiet);
             match found {
-                None => return Err(Some(locked.inner.table.sight(owner, &wish.span, wish.call))),
+                None => {
+                    return Err(Some(
+                        locked.inner.table.sightings.count(owner, &wish.span, wish.call),
+                    ));
+                }
                 Some((region, kept)) if !kept || quiet() => return Ok(region),
                 Some((region, _)) => {
                     // In this order: it may be the last to have it by then.
@@ -201,20 +206,20 @@ impl Registrations {
         &self,
         registrar: &dyn Registrar,
         wish: &Wish,
-        sentry: Option<&Sentry>,
+        watcher: Option<&Watcher>,
         now: bool,
     ) -> Option<Arc<Region>> {
         let (owner, budget) = (registrar.owner(), budget());
-        let span = if sentry.is_some() { pages(&wish.span) } else { wish.span.clone() };
+        let span = if watcher.is_some() { pages(&wish.span) } else { wish.span.clone() };
         let mut removed = Removed::default();
         let mut locked = self.lock();
         let table = &mut locked.inner.table;
-        let checked = table.is_checked(owner, &wish.span);
-        let place = table.reserve(owner, &span, wish.call, sentry.is_some(), budget, &mut removed);
+        let checked = table.sightings.is_checked(owner, &wish.span);
+        let place = table.reserve(owner, &span, wish.call, watcher.is_some(), budget, &mut removed);
         self.undo(locked, removed);
         let place = place?;
         // Watched first: what goes while it is registered is told of.
-        let watched = sentry.is_some_and(|sentry| sentry.guard.watch(&span).is_ok());
+        let watched = watcher.is_some_and(|watcher| watcher.guard.watch(&span).is_ok());
         let sort = if checked && !watched { Sort::Shared } else { sort(&span) };
         let may_keep = watched && sort == Sort::Private;
         let outcome = match sort {
@@ -225,20 +230,21 @@ impl Registrations {
         let region = outcome.as_ref().ok().and_then(Option::as_ref);
         let mut locked = self.lock();
         // Else an event that tells of what was there before comes later, and would be taken for this.
-        let quiet = |s: &Sentry| !s.over.load(Ordering::Relaxed) && s.guard.is_quiet();
-        let keep = may_keep && sentry.is_some_and(quiet);
+        let quiet = |s: &Watcher| !s.over.load(Ordering::Relaxed) && s.guard.is_quiet();
+        let keep = may_keep && watcher.is_some_and(quiet);
         let table = &mut locked.inner.table;
         let in_vain = table.fill(place, region, keep);
-        if let (true, Some(sentry)) = (in_vain, sentry) {
-            table.parts_without(span, &mut |part| sentry.guard.unwatch(&part));
+        // What another userfaultfd watches is none of ours.
+        if let (true, Some(watcher)) = (in_vain && watched, watcher) {
+            table.parts_without(span, &mut |part| watcher.guard.unwatch(&part));
         }
-        if sentry.is_some() && !may_keep {
-            table.let_pass(owner, &wish.span);
+        if watcher.is_some() && !may_keep {
+            table.sightings.let_pass(owner, &wish.span);
         }
         if sort != Sort::File {
-            table.note_checked(owner, &wish.span);
+            table.sightings.note_checked(owner, &wish.span);
         }
-        let news = outcome.is_err() && table.refuse(owner, &wish.span);
+        let news = outcome.is_err() && table.sightings.refuse(owner, &wish.span);
         drop(locked);
         if let (true, Err(e)) = (news, &outcome) {
             match self.complained.swap(true, Ordering::Relaxed) {
@@ -295,29 +301,29 @@ impl Registrations {
         let mut removed = Removed::default();
         let mut locked = self.lock();
         locked.inner.table.remove(true, None, &mut removed);
-        let sentry = match &locked.inner.watch {
-            Watch::By(sentry) => Some(sentry.clone()),
+        let watcher = match &locked.inner.watch {
+            Watch::By(watcher) => Some(watcher.clone()),
             _ => None,
         };
-        if let Some(sentry) = &sentry {
-            sentry.over.store(true, Ordering::Relaxed);
+        if let Some(watcher) = &watcher {
+            watcher.over.store(true, Ordering::Relaxed);
         }
         self.undo(locked, removed);
-        let Some(sentry) = sentry else { return };
+        let Some(watcher) = watcher else { return };
         let before = std::mem::take(&mut self.lock().inner.watch);
         self.changed.notify_all();
-        sentry.stop.wake();
-        while sentry.threads.load(Ordering::Acquire) > 0 && !deadline.passed() {
+        watcher.stop.wake();
+        while watcher.threads.load(Ordering::Acquire) > 0 && !deadline.passed() {
             std::thread::sleep(TICK);
         }
         drop(before);
     }
 
     /// The guard and its threads, made when they are first needed; `None` where there can be none.
-    fn sentry(self: &Arc<Self>) -> Option<Arc<Sentry>> {
+    fn watcher(self: &Arc<Self>) -> Option<Arc<Watcher>> {
         let _starting = self.starting.lock();
         match &self.lock().inner.watch {
-            Watch::By(sentry) => return Some(sentry.clone()),
+            Watch::By(watcher) => return Some(watcher.clone()),
             Watch::Refused => return None,
             Watch::Untried => {}
         }
@@ -325,20 +331,20 @@ impl Registrations {
         if let Err(e) = &started {
             log::info!("registered memory is not kept: the kernel does not tell when it goes: {e}");
         }
-        let sentry = started.ok();
-        self.lock().inner.watch = sentry.clone().map_or(Watch::Refused, Watch::By);
-        sentry
+        let watcher = started.ok();
+        self.lock().inner.watch = watcher.clone().map_or(Watch::Refused, Watch::By);
+        watcher
     }
 
-    fn start(self: &Arc<Self>) -> Result<Arc<Sentry>> {
+    fn start(self: &Arc<Self>) -> Result<Arc<Watcher>> {
         let guard = Guard::new().map_err(|e| Error::system("userfaultfd", e))?;
-        let (over, threads, hears) = Default::default();
-        let sentry = Arc::new(Sentry { guard, stop: Wake::new()?, over, threads, hears });
+        let (over, threads, listens) = Default::default();
+        let watcher = Arc::new(Watcher { guard, stop: Wake::new()?, over, threads, listens });
         for (name, body) in
-            [("mlxd-watch", Self::hear as fn(&Self, &Sentry)), ("mlxd-unpin", Self::bury)]
+            [("mlxd-watch", Self::listen as fn(&Self, &Watcher)), ("mlxd-unpin", Self::reap)]
         {
-            let (this, theirs) = (self.clone(), sentry.clone());
-            sentry.threads.fetch_add(1, Ordering::Relaxed);
+            let (this, theirs) = (self.clone(), watcher.clone());
+            watcher.threads.fetch_add(1, Ordering::Relaxed);
             let started = crate::thread::spawn(name, move || {
                 // After a panic as well: who unmaps watched memory relies on it.
                 while crate::thread::quietly(|| body(&this, &theirs)).is_err() {}
@@ -346,51 +352,51 @@ impl Registrations {
             });
             if let Err(e) = started {
                 // The first of them ends, if it was started.
-                sentry.over.store(true, Ordering::Relaxed);
-                sentry.stop.wake();
+                watcher.over.store(true, Ordering::Relaxed);
+                watcher.stop.wake();
                 return Err(e);
             }
         }
         let deadline = Deadline::after(Some(START));
-        while !sentry.hears.load(Ordering::Acquire) {
+        while !watcher.listens.load(Ordering::Acquire) {
             if deadline.passed() {
-                sentry.over.store(true, Ordering::Relaxed);
-                sentry.stop.wake();
+                watcher.over.store(true, Ordering::Relaxed);
+                watcher.stop.wake();
                 self.changed.notify_all();
                 fail!(System, "a thread did not start in time");
             }
             std::thread::sleep(TICK);
         }
-        Ok(sentry)
+        Ok(watcher)
     }
 
     /// Hears what the kernel tells, until the end. Allocates nothing.
-    fn hear(&self, sentry: &Sentry) {
+    fn listen(&self, watcher: &Watcher) {
         // From here on; nothing is watched before.
-        sentry.hears.store(true, Ordering::Release);
+        watcher.listens.store(true, Ordering::Release);
         loop {
-            let over = sentry.over.load(Ordering::Relaxed);
-            let (guard, stop) = (sentry.guard.as_fd(), sentry.stop.as_fd());
+            let over = watcher.over.load(Ordering::Relaxed);
+            let (guard, stop) = (watcher.guard.as_fd(), watcher.stop.as_fd());
             let mut fds = [interest(guard, true, false), interest(stop, !over, false)];
             let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
             // Whatever comes of it, there is nothing better to do than to look.
             let _ = poll(&mut fds, over.then_some(&tick));
             // This thread takes no signals.
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            let (mut struck, table) = (false, &mut inner.table);
-            sentry.guard.read(|event| match event {
-                Event::Unmapped(span) => struck |= table.strike(&span, true),
-                Event::Emptied(span) => struck |= table.strike(&span, false),
+            let (mut invalidated, table) = (false, &mut inner.table);
+            watcher.guard.read(|event| match event {
+                Event::Unmapped(span) => invalidated |= table.invalidate(&span, true),
+                Event::Emptied(span) => invalidated |= table.invalidate(&span, false),
                 Event::Moved(from, to) => {
-                    struck |= table.strike(&from, false);
-                    struck |= table.strike(&to, false);
-                    table.parts_without(to, &mut |part| sentry.guard.unwatch(&part));
+                    invalidated |= table.invalidate(&from, false);
+                    invalidated |= table.invalidate(&to, false);
+                    table.parts_without(to, &mut |part| watcher.guard.unwatch(&part));
                 }
             });
             // Whoever still waits for an event must not wait in vain.
-            let last = over && !inner.table.is_making() && sentry.guard.is_quiet();
+            let last = over && !inner.table.is_making() && watcher.guard.is_quiet();
             drop(inner);
-            if struck {
+            if invalidated {
                 self.changed.notify_all();
             }
             if last {
@@ -399,14 +405,14 @@ impl Registrations {
         }
     }
 
-    /// Undoes what was struck, until the end.
-    fn bury(&self, sentry: &Sentry) {
+    /// Undoes what was invalidated, until the end.
+    fn reap(&self, watcher: &Watcher) {
         loop {
             let mut removed = Removed::default();
             let Locked { mut inner, _signals } = self.lock();
             inner.table.remove(false, None, &mut removed);
             while removed.is_empty() {
-                if sentry.over.load(Ordering::Relaxed) {
+                if watcher.over.load(Ordering::Relaxed) {
                     return;
                 }
                 inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);

@@ -3,20 +3,14 @@
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 
+use super::sightings::Sightings;
+
 /// Addresses.
 pub type Span = Range<usize>;
 
 /// 16 regions at once, in all worlds of a process: with 60 for the buffers of 10 wires, which is all that
 /// Thunderbolt's 10 queue pairs make, a process stays within its 100.
 pub const PLACES: usize = 16;
-/// Spans that are remembered.
-const SIGHTINGS: usize = 32;
-/// Calls after which a span is kept, at first: the second one shows that there may be more.
-const WORTH_KEEPING: u32 = 2;
-/// Uses after which keeping was worth it, though the memory was unmapped then, or others needed the place.
-const PAID: u32 = 8;
-/// The most calls before a span is kept that was kept in vain.
-const MOST_CALLS: u32 = 1024;
 
 /// A registration of a span.
 pub struct Region {
@@ -99,58 +93,23 @@ impl Removed {
     }
 }
 
-/// How often a span was seen.
-#[derive(Clone, Default)]
-struct Sighting {
-    owner: u64,
-    span: Span,
-    /// In how many calls, the last of which was this one.
-    calls: u32,
-    call: u64,
-    /// After how many it is kept.
-    needed: u32,
-    /// Whether it cannot be registered, or cannot be kept, and whether it is no file's.
-    refused: bool,
-    passing: bool,
-    checked: bool,
-    last: u64,
-}
-
-/// What is known of a span that is not registered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
-    /// It cannot be registered.
-    Refused,
-    /// It is not seen often enough to be kept, or cannot be.
-    Passing,
-    /// It may be kept.
-    Returning,
-}
-
 /// The table.
 #[derive(Default)]
 pub struct Table {
     places: [Place; PLACES],
-    sightings: [Sighting; SIGHTINGS],
+    /// What is known of spans that are not here.
+    pub sightings: Sightings,
     /// Counts what is done here, to tell what was used last.
     clock: u64,
 }
 
-fn touch(a: &Span, b: &Span) -> bool {
+/// Whether they share an address.
+pub fn touch(a: &Span, b: &Span) -> bool {
     a.start < b.end && b.start < a.end
 }
 
 fn hold(outer: &Span, inner: &Span) -> bool {
     outer.start <= inner.start && inner.end <= outer.end
-}
-
-/// What was kept of this span is kept no more: if it was used too little, it has to be seen more often
-/// before it is kept again.
-fn blame(sightings: &mut [Sighting], span: &Span, uses: u32) {
-    for seen in sightings.iter_mut().filter(|seen| touch(&seen.span, span)) {
-        let needed = if uses >= PAID { WORTH_KEEPING } else { seen.needed * 2 };
-        (seen.calls, seen.needed) = (1, needed.min(MOST_CALLS));
-    }
 }
 
 impl Table {
@@ -181,55 +140,6 @@ impl Table {
         None
     }
 
-    fn sighting(&mut self, owner: u64, span: &Span) -> Option<&mut Sighting> {
-        self.sightings.iter_mut().find(|s| s.calls > 0 && s.owner == owner && s.span == *span)
-    }
-
-    /// Counts that a call has come with this span, which is not registered: what is known of it.
-    pub fn sight(&mut self, owner: u64, span: &Span, call: u64) -> Known {
-        let now = self.tick();
-        if self.sighting(owner, span).is_none()
-            && let Some(oldest) = self.sightings.iter_mut().min_by_key(|s| s.last)
-        {
-            let (span, needed) = (span.clone(), WORTH_KEEPING);
-            *oldest = Sighting { owner, span, calls: 1, call, needed, ..Sighting::default() };
-        }
-        let Some(seen) = self.sighting(owner, span) else { return Known::Passing };
-        seen.last = now;
-        if seen.call != call {
-            (seen.calls, seen.call) = (seen.calls.saturating_add(1), call);
-        }
-        match (seen.refused, seen.passing || seen.calls < seen.needed) {
-            (true, _) => Known::Refused,
-            (_, true) => Known::Passing,
-            (_, false) => Known::Returning,
-        }
-    }
-
-    /// The span cannot be registered; whether that is news.
-    pub fn refuse(&mut self, owner: u64, span: &Span) -> bool {
-        self.sighting(owner, span).is_none_or(|seen| !std::mem::replace(&mut seen.refused, true))
-    }
-
-    /// Whether the span was found to be no file's.
-    pub fn is_checked(&mut self, owner: u64, span: &Span) -> bool {
-        self.sighting(owner, span).is_some_and(|seen| seen.checked)
-    }
-
-    /// It was.
-    pub fn note_checked(&mut self, owner: u64, span: &Span) {
-        if let Some(seen) = self.sighting(owner, span) {
-            seen.checked = true;
-        }
-    }
-
-    /// The span cannot be kept.
-    pub fn let_pass(&mut self, owner: u64, span: &Span) {
-        if let Some(seen) = self.sighting(owner, span) {
-            seen.passing = true;
-        }
-    }
-
     /// A place for a span that is to be registered, with as many of those that are kept removed, the one
     /// that was used longest ago first, as there must be fewer for places and `budget` bytes. `None` if
     /// that does not do.
@@ -254,7 +164,7 @@ impl Table {
             }
             let idle = self.places.iter_mut().filter(|p| p.is_idle()).min_by_key(|p| p.last)?;
             let idle = std::mem::take(idle);
-            blame(&mut self.sightings, &idle.span, idle.uses);
+            self.sightings.blame(&idle.span, idle.uses);
             removed.add(idle);
         };
         let last = self.tick();
@@ -283,8 +193,8 @@ impl Table {
 
     /// The memory of a span has gone, or other memory is there now: whether that leaves something to be
     /// undone. `unmapped` if nothing of it is watched any more.
-    pub fn strike(&mut self, gone: &Span, unmapped: bool) -> bool {
-        let mut struck = false;
+    pub fn invalidate(&mut self, gone: &Span, unmapped: bool) -> bool {
+        let mut invalidated = false;
         for place in self.places.iter_mut().filter(|p| touch(&p.span, gone)) {
             // While it is made it may be newer than what has gone.
             if unmapped && hold(gone, &place.span) && !matches!(place.state, State::Making) {
@@ -294,11 +204,11 @@ impl Table {
             {
                 continue;
             }
-            struck = true;
+            invalidated = true;
             let (span, uses) = (place.span.clone(), place.uses);
-            blame(&mut self.sightings, &span, uses);
+            self.sightings.blame(&span, uses);
         }
-        struck
+        invalidated
     }
 
     /// Whether anything that is watched is being registered.
@@ -396,9 +306,12 @@ mod tests {
         assert!(trial.finds(100..200, 2) && trial.finds(150..160, 3));
         assert!(!trial.finds(99..160, 4) && !trial.finds(150..201, 4));
         assert!(trial.table.find(2, &(100..200), 2).is_none(), "another device's");
-        assert!(!trial.table.strike(&(50..100), false) && !trial.table.strike(&(200..300), false));
+        assert!(
+            !trial.table.invalidate(&(50..100), false)
+                && !trial.table.invalidate(&(200..300), false)
+        );
         assert!(trial.finds(100..200, 5));
-        assert!(trial.table.strike(&(199..300), false));
+        assert!(trial.table.invalidate(&(199..300), false));
         assert!(!trial.finds(100..200, 6) && trial.count() == 1);
         let mut removed = Removed::default();
         trial.table.remove(false, None, &mut removed);
@@ -420,7 +333,7 @@ mod tests {
         let mut trial = Trial::default();
         let mut removed = Removed::default();
         let place = trial.table.reserve(1, &(0..10), 1, true, 1000, &mut removed).unwrap();
-        assert!(!trial.table.strike(&(9..10), false));
+        assert!(!trial.table.invalidate(&(9..10), false));
         let region = trial.region(0..10);
         trial.table.fill(place, Some(&region), true);
         assert!(trial.finds(0..10, 1) && !trial.finds(0..10, 2));
@@ -458,39 +371,13 @@ mod tests {
     }
 
     #[test]
-    fn a_span_is_kept_when_it_returns_and_later_if_that_was_in_vain() {
-        let mut table = Table::default();
-        let span = 0..100;
-        assert_eq!(table.sight(1, &span, 1), Known::Passing);
-        // All links of a call lend the same.
-        assert_eq!(table.sight(1, &span, 1), Known::Passing);
-        assert_eq!(table.sight(1, &span, 2), Known::Returning);
-        let mut trial = Trial { table, ..Trial::default() };
-        trial.make(span.clone(), 2, true).unwrap();
-        trial.table.strike(&(0..1), false);
-        assert_eq!(trial.table.sight(1, &span, 3), Known::Passing);
-        assert_eq!(trial.table.sight(1, &span, 4), Known::Passing);
-        assert_eq!(trial.table.sight(1, &span, 5), Known::Returning);
-        assert!(trial.table.refuse(1, &span) && !trial.table.refuse(1, &span));
-        assert_eq!(trial.table.sight(1, &span, 6), Known::Refused);
-        // Until others have taken its place.
-        for at in 0..SIGHTINGS {
-            trial.table.sight(1, &(at..1000), 7);
-        }
-        assert_eq!(trial.table.sight(1, &span, 8), Known::Passing);
-        trial.table.sight(1, &span, 9);
-        trial.table.let_pass(1, &span);
-        assert_eq!(trial.table.sight(1, &span, 10), Known::Passing);
-    }
-
-    #[test]
     fn pages_that_others_hold_stay_watched() {
         let mut trial = Trial::default();
         for span in [0..30, 20..50, 70..90] {
             trial.make(span, 1, true).unwrap();
         }
         let mut removed = Removed::default();
-        trial.table.strike(&(35..36), false);
+        trial.table.invalidate(&(35..36), false);
         trial.table.remove(false, None, &mut removed);
         let mut parts = Vec::new();
         trial.table.unwatched(&removed, |part| parts.push(part));
