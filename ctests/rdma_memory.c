@@ -11,8 +11,9 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-/* Elements: more than one message to each rank. */
-enum { COUNT = 60 * 1000, BYTES = COUNT * 4 };
+/* Elements: more than one message to each rank, and more bytes than the allocator keeps in its
+ * heap. */
+enum { COUNT = 34 * 1000, BYTES = COUNT * 4 };
 
 /* Where nothing else comes to be, so that other memory can take the place of what was there. */
 static void *const apart = (void *)UINT64_C(0x123400000000);
