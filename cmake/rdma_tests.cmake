@@ -96,6 +96,8 @@ set_rdma_properties(rdma_misconfigured_devices "")
 add_test_program(rdma_marks mlxd::mlxd rdma_marks.c)
 add_test(NAME rdma_marks COMMAND "${rdma_with}" 2 $<TARGET_FILE:rdma_marks>)
 set_rdma_properties(rdma_marks "")
+# It looks at every packet, others' too.
+set_tests_properties(rdma_marks PROPERTIES RUN_SERIAL TRUE)
 
 # Worlds whose ranks reach each other over RDMA alone: a part of what all others run, then what is theirs.
 foreach(arguments "matrix_reduce;mesh;2;1;1;uc;0/128" "matrix_p2p;mesh;3;2;1;rc;1/128"

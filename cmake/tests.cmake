@@ -1,7 +1,7 @@
 # The C tests. Labels: `ring` (operations over the ring), `contract` (start-up and argument errors),
 # `faults` (failures that a test brings about), `shm`, `tcp` and `mixed` (see add_ranks), `mpi`, `rdma`, and
 # `nccl` and `gpu` (see mpi_tests.cmake, rdma_tests.cmake and nccl_tests.cmake), `quick` (up to three ranks),
-# `long-memory` (needs 6 GiB of memory, 11 with MLXD_TEST_LONG; skips itself where there is less).
+# `waits` (see the end), `long-memory` (needs 6 GiB of memory, 11 with MLXD_TEST_LONG; skips itself where there is less).
 
 set(ctests_dir "${PROJECT_SOURCE_DIR}/ctests")
 
@@ -201,3 +201,12 @@ include(cmake/mpi_tests.cmake)
 include(cmake/rdma_tests.cmake)
 include(cmake/nccl_tests.cmake)
 include(cmake/package_tests.cmake)
+
+# What waits for limits, dead ranks and the like most of its time has the label `waits`: many of those at
+# once take no more time than one.
+get_property(waiting DIRECTORY PROPERTY TESTS)
+list(FILTER waiting INCLUDE REGEX
+     "^(peer_lost|idle_|hosts$|strangers$|mpi_waits_|nccl_(error|lost|start|process|refused)_)")
+foreach(test IN LISTS waiting)
+  set_property(TEST ${test} APPEND PROPERTY LABELS waits)
+endforeach()

@@ -37,13 +37,18 @@ static void on_a_stream(mlxd_dtype dtype) {
     void *cuda_stream = cuda_stream_new(false);
     mlxd_stream *stream = mlxd_stream_from_cuda(cuda_stream);
     REQUIRE(stream != NULL);
-    for (int i = 0; i < 3; i++) {
-        REQUIRE_OK(mlxd_all_sum(world, device, output, 16, dtype, stream));
+    mlxd_status status = MLXD_OK;
+    for (int i = 0; i < 3 && status == MLXD_OK; i++) {
+        status = mlxd_all_sum(world, device, output, 16, dtype, stream);
     }
-    /* Nobody is in a call: the stream is let go nevertheless. */
-    CUDA(cuda.stream_synchronize(cuda_stream));
-    wait_for_news();
-    check_lost(mlxd_stream_synchronize(stream));
+    if (status == MLXD_OK) {
+        /* Nobody is in a call: the stream is let go nevertheless. */
+        CUDA(cuda.stream_synchronize(cuda_stream));
+        wait_for_news();
+        status = mlxd_stream_synchronize(stream);
+    }
+    /* On a very busy machine the news may have come before. */
+    check_lost(status);
     mlxd_stream_free(stream);
     CUDA(cuda.stream_destroy(cuda_stream));
 }

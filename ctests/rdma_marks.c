@@ -1,6 +1,7 @@
 /* How packets of a world of jaccl are marked on the way: each rank's have its traffic class in
  * their IP header, and its partition key. What Soft-RoCE sends goes through the kernel's network,
- * so that it can be looked at; other devices send by themselves. */
+ * so that it can be looked at; other devices send by themselves. Nothing else may use the devices
+ * meanwhile. */
 #include "rdma.h"
 
 #include <linux/if_packet.h>
