@@ -6,7 +6,9 @@
 #define _GNU_SOURCE
 #include "rdma.h"
 
+#include <glob.h>
 #include <sched.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 
 enum { RANKS_MAX = 3 };
@@ -58,6 +60,18 @@ static mlxd_status play(const char *name, mlxd_group *world, int rank, int size)
     return MLXD_OK;
 }
 
+/* Takes libibverbs out of this process's view of the files. */
+static void hide_library(void) {
+    glob_t found;
+    REQUIRE(unshare(CLONE_NEWNS) == 0);
+    REQUIRE(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
+    REQUIRE(glob("/usr/lib/*/libibverbs.so.1", 0, NULL, &found) == 0);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        REQUIRE(mount("/dev/null", found.gl_pathv[i], NULL, MS_BIND, NULL) == 0);
+    }
+    globfree(&found);
+}
+
 static int member_main(char **argv) {
     const char *name = argv[2];
     int rank = atoi(argv[3]);
@@ -75,6 +89,9 @@ static int member_main(char **argv) {
     snprintf(log, sizeof log, "%s/log-%d", argv[5], rank);
     if (strcmp(name, "late") == 0 && rank == 1) {
         sleep_ms(4000);
+    }
+    if (strcmp(name, "library") == 0 && rank == 1) {
+        hide_library();
     }
     int shown = dup(STDERR_FILENO);
     REQUIRE(freopen(log, "w", stderr) != NULL);
@@ -276,6 +293,7 @@ static void refusals(void) {
         const char *word;
     } cases[] = {
         {"ring", {"rc", "tt", 1, NULL, "MLX_JACCL_RING=1"}, MLXD_ERROR_CONFIG, "topology=ring"},
+        {"library", {"rc", "aa", -1, NULL, NULL}, MLXD_ERROR_UNAVAILABLE, "libibverbs"},
         {"port", {"rc", "aa", 1, NULL, "MLXD_RDMA_PORT=0"}, MLXD_ERROR_CONFIG, "MLXD_RDMA_PORT"},
         {"secret", {"rc", "aa", 1, NULL, "MLXD_SECRET=s"}, MLXD_ERROR_AUTH, "MLXD_SECRET"},
     };

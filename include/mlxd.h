@@ -78,10 +78,10 @@ typedef int32_t mlxd_dtype;
  * valid during the call only. Returns 0 on success; whatever else fails the start with
  * MLXD_ERROR_CONFIG. Called by mlxd_init_with_options() only, on its thread, by all ranks alike and
  * equally often: once on "ring" and "nccl", up to six times on "jaccl", with the same `bytes` on all
- * ranks, and others from call to call. May block; MLXD_CONNECT_TIMEOUT_MS does not count meanwhile.
- * Where it fails on one rank, it must on all; a rank that dies, or whose settings do not tell it how
- * many ranks there are, leaves the others in it, so it should have a limit of its own. Must return:
- * neither longjmp() nor a C++ exception may leave it.
+ * ranks, and others from call to call. May block; on "jaccl" that does not count towards
+ * MLXD_CONNECT_TIMEOUT_MS. Where it fails on one rank, it must on all; a rank that dies, or whose
+ * settings do not tell it how many ranks there are, leaves the others in it, so it should have a
+ * limit of its own. Must return: neither longjmp() nor a C++ exception may leave it.
  */
 typedef int32_t (*mlxd_all_gather_fn)(void *user_data, const void *src, void *dst, size_t bytes);
 
