@@ -7,6 +7,7 @@
 #include "rdma.h"
 
 #include <glob.h>
+#include <pthread.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -21,6 +22,13 @@ static int32_t one = 1;
 static mlxd_status recv_from(mlxd_group *group, int peer) {
     int32_t value = 0;
     return mlxd_recv(group, &value, 1, MLXD_INT32, peer, NULL);
+}
+
+/* Waits for a message that never comes. */
+static void *wait_for_rank_0(void *world) {
+    CHECK_STATUS(recv_from(world, 0), MLXD_ERROR_ABORTED);
+    CHECK_ERROR_NAMES("mlxd_finalize");
+    return NULL;
 }
 
 /* What this rank's part of the case comes to. */
@@ -38,6 +46,18 @@ static mlxd_status play(const char *name, mlxd_group *world, int rank, int size)
     }
     if (strcmp(name, "left") == 0) {
         return rank == last ? MLXD_OK : recv_from(world, last);
+    }
+    if (strcmp(name, "finalized") == 0) {
+        if (rank == last) {
+            pthread_t waiting;
+            REQUIRE(pthread_create(&waiting, NULL, wait_for_rank_0, world) == 0);
+            sleep_ms(300);
+            mlxd_finalize();
+            return pthread_join(waiting, NULL) == 0 ? MLXD_OK : MLXD_ERROR_INTERNAL;
+        }
+        /* Rank 0 waits while that happens, for one that is there. */
+        sleep_ms(rank == 0 ? 0 : 2500);
+        return rank == 0 ? recv_from(world, 1) : mlxd_send(world, &one, 1, MLXD_INT32, 0, NULL);
     }
     if (strcmp(name, "aborted") == 0) {
         if (rank == last) {
@@ -257,8 +277,14 @@ static void ends(void) {
           strstr(left.reports[0].message, "has no part") != NULL);
 
     struct running freed;
+    struct running finalized;
     begin_case(&freed, "freed", (struct way){"rc", "aa", -1, NULL, NULL});
+    begin_case(&finalized, "finalized", apart_rc);
     end_case(&freed, -1);
+    end_case(&finalized, -1);
+    for (int rank = 0; rank < 3; rank++) {
+        check_rank_of(&finalized, rank, MLXD_OK, "");
+    }
     check_rank_of(&freed, 0, MLXD_OK, "");
     check_rank_of(&freed, 1, MLXD_OK, "");
 }

@@ -80,8 +80,8 @@ typedef int32_t mlxd_dtype;
  * equally often: once on "ring" and "nccl", up to six times on "jaccl", with the same `bytes` on all
  * ranks, and others from call to call. May block; on "jaccl" that does not count towards
  * MLXD_CONNECT_TIMEOUT_MS. Where it fails on one rank, it must on all; a rank that dies, or whose
- * settings do not tell it how many ranks there are, leaves the others in it, so it should have a
- * limit of its own. Must return: neither longjmp() nor a C++ exception may leave it.
+ * settings are wrong (on "jaccl": do not tell it how many ranks there are), leaves the others in it,
+ * so it should have a limit of its own. Must return: neither longjmp() nor a C++ exception may leave it.
  */
 typedef int32_t (*mlxd_all_gather_fn)(void *user_data, const void *src, void *dst, size_t bytes);
 
@@ -317,8 +317,8 @@ mlxd_group *mlxd_init_with_options(bool strict, const char *backend, const mlxd_
  *
  * A normal end of the process does the same. A rank that leaves after its part is done fails
  * nobody; whoever still needs bytes from it gets MLXD_ERROR_PEER_LOST. Returns nothing, but sets
- * mlxd_last_status(). Any thread; blocks at most a second, MPI aside. In a forked child it does nothing to
- * the worlds of the parent.
+ * mlxd_last_status(). Any thread; blocks at most a second, MPI aside, or 4 s over RDMA devices that
+ * do not answer. In a forked child it does nothing to the worlds of the parent.
  */
 void mlxd_finalize(void);
 
@@ -714,9 +714,10 @@ mlxd_status mlxd_options_set(mlxd_options *options, const char *name, const char
  * address: with MLXD_RANK and MLXD_WORLD_SIZE, rank 0 listens at a free port and `fn` brings its
  * addresses to the others; "jaccl" takes the number of ranks from MLX_IBV_DEVICES instead, and
  * starts also where the ranks do not reach each other over TCP: then over their devices alone, which
- * takes up to a third of MLXD_CONNECT_TIMEOUT_MS and at most 10 s to find out, and is logged (MLXD_LOG=warn).
+ * is logged (MLXD_LOG=warn). To find out takes up to a third of MLXD_CONNECT_TIMEOUT_MS and at most
+ * 10 s where rank 0 is out of reach; the rest of it too, where only others are from each other.
  * In such a world a rank that is gone is missed only by those who wait in a call, and, over
- * MLXD_RDMA_QP=uc, only by their limits. What keeps one rank from the start, the others are told.
+ * MLXD_RDMA_QP=uc, only by their limits. What keeps one rank from a start on "jaccl", the others are told.
  * `user_data` is passed on as it is; both must stay valid until the options have been freed. Wins
  * over every other way to start. One thread at a time; never blocks, and does not call `fn`.
  *

@@ -186,7 +186,7 @@ fn attempt(process: &Process, name: Name, any: bool, settings: &Settings) -> Res
             Ok(Attempt::Nothing(Error::new(Status::Config, reason)))
         }
         Name::Mpi => attempt_mpi(process, settings),
-        Name::Jaccl => attempt_jaccl(process, any, settings),
+        Name::Jaccl => attempt_jaccl(process, settings),
         Name::Nccl if any && !settings.is_for_nccl() => {
             let reason = "NCCL_HOST_IP and NCCL_PORT are not set";
             Ok(Attempt::Nothing(Error::new(Status::Config, reason)))
@@ -227,7 +227,7 @@ fn attempt_mpi(process: &Process, settings: &Settings) -> Result<Attempt> {
     Ok(Attempt::Started(Group::new(Box::new(mpi), limits, archive)?))
 }
 
-fn attempt_jaccl(process: &Process, any: bool, settings: &Settings) -> Result<Attempt> {
+fn attempt_jaccl(process: &Process, settings: &Settings) -> Result<Attempt> {
     let plan = settings.jaccl_start().and_then(|plan| Ok((plan, limits(settings)?)));
     let (plan, limits) = match plan {
         Ok((Some(plan), limits)) => (plan, limits),
@@ -242,8 +242,8 @@ fn attempt_jaccl(process: &Process, any: bool, settings: &Settings) -> Result<At
     };
     let archive = archive(process, settings);
     if let Err(e) = device::require_any() {
-        // The others may have some, and wait for this rank. Of "any" another part may be started.
-        return match !any && jaccl::decline(settings, &e) {
+        // The others may have some, and wait for this rank.
+        return match jaccl::decline(settings, &e) {
             true => Err(e),
             false => Ok(Attempt::Nothing(e)),
         };

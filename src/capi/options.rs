@@ -24,8 +24,8 @@ impl mlxd_options {
 /// equally often: once on "ring" and "nccl", up to six times on "jaccl", with the same `bytes` on all
 /// ranks, and others from call to call. May block; on "jaccl" that does not count towards
 /// MLXD_CONNECT_TIMEOUT_MS. Where it fails on one rank, it must on all; a rank that dies, or whose
-/// settings do not tell it how many ranks there are, leaves the others in it, so it should have a
-/// limit of its own. Must return: neither longjmp() nor a C++ exception may leave it.
+/// settings are wrong (on "jaccl": do not tell it how many ranks there are), leaves the others in it,
+/// so it should have a limit of its own. Must return: neither longjmp() nor a C++ exception may leave it.
 pub type mlxd_all_gather_fn = Option<
     unsafe extern "C" fn(
         user_data: *mut c_void,
@@ -71,9 +71,10 @@ pub unsafe extern "C" fn mlxd_options_set(
 /// address: with MLXD_RANK and MLXD_WORLD_SIZE, rank 0 listens at a free port and `fn` brings its
 /// addresses to the others; "jaccl" takes the number of ranks from MLX_IBV_DEVICES instead, and
 /// starts also where the ranks do not reach each other over TCP: then over their devices alone, which
-/// takes up to a third of MLXD_CONNECT_TIMEOUT_MS and at most 10 s to find out, and is logged (MLXD_LOG=warn).
+/// is logged (MLXD_LOG=warn). To find out takes up to a third of MLXD_CONNECT_TIMEOUT_MS and at most
+/// 10 s where rank 0 is out of reach; the rest of it too, where only others are from each other.
 /// In such a world a rank that is gone is missed only by those who wait in a call, and, over
-/// MLXD_RDMA_QP=uc, only by their limits. What keeps one rank from the start, the others are told.
+/// MLXD_RDMA_QP=uc, only by their limits. What keeps one rank from a start on "jaccl", the others are told.
 /// `user_data` is passed on as it is; both must stay valid until the options have been freed. Wins
 /// over every other way to start. One thread at a time; never blocks, and does not call `fn`.
 ///

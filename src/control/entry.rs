@@ -44,6 +44,10 @@ impl Entry {
     /// As it travels: JSON, and zeros behind it.
     fn encode(mut self) -> Vec<u8> {
         self.report = self.report.cut();
+        if let Report::Failed(_) = self.report {
+            // Nothing else is of use to anybody.
+            (self.settings, self.place) = (Vec::new(), Place::nowhere());
+        }
         loop {
             let mut json = serde_json::to_vec(&self).unwrap_or_default();
             // The last addresses are those that lead there least.

@@ -158,12 +158,12 @@ impl World {
         self.changed.notify_all();
     }
 
-    /// A rank is gone: fails every group that it belongs to.
-    pub fn lose(&self, lost: usize, cause: &str, announce: bool) {
+    /// A rank is gone: fails every group that it belongs to. Which those are, if that is news.
+    pub fn lose(&self, lost: usize, cause: &str, announce: bool) -> Vec<Member> {
         let mut shared = self.shared.lock();
         if matches!(shared.presence[lost], Presence::Left | Presence::Lost(_)) {
             // Some other rank missed its goodbye, or was slower to notice.
-            return;
+            return Vec::new();
         }
         shared.presence[lost] = Presence::Lost(cause.to_owned());
         let groups: Vec<Member> = shared
@@ -179,10 +179,11 @@ impl World {
             let cause = Error::new(Status::PeerLost, cause);
             self.tell(peers, Message::Lost { rank: lost, cause });
         }
-        for member in groups {
-            member.health.fail(self.lost_error(&member, lost, cause));
+        for member in &groups {
+            member.health.fail(self.lost_error(member, lost, cause));
         }
         self.wake_waiters();
+        groups
     }
 
     /// What a group is failed with when a rank of it is gone.
@@ -192,6 +193,11 @@ impl World {
             _ => format!("rank {lost}"),
         };
         Error::new(Status::PeerLost, format!("lost {place}: {cause}"))
+    }
+
+    /// Whether this rank itself has said goodbye.
+    pub fn has_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 
     /// Whether a rank has said goodbye, as far as is known now.

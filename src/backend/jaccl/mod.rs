@@ -327,8 +327,14 @@ impl Fabric for Wires {
                     continue;
                 }
                 outcome = outcome.and(wire.watch(group));
-                if let Some(e) = wire.lost().filter(|e| e.status == Status::PeerLost) {
-                    self.world.lose(*peer, &e.message, false);
+                let Some(e) = wire.lost().filter(|e| e.status == Status::PeerLost) else {
+                    continue;
+                };
+                // Nobody may call anything in the other groups that this fails.
+                for failed in self.world.lose(*peer, &e.message, false) {
+                    if let (true, Err(cause)) = (failed.group != group, failed.health.check()) {
+                        self.tell_failure(failed.group, &failed.ranks, &cause);
+                    }
                 }
             }
         }

@@ -173,9 +173,12 @@ impl Linked {
     /// The same where only links tell.
     fn says_goodbye(&self, peer: usize) -> bool {
         let deadline = Deadline::after(Some(GOODBYE));
-        // A rank that is lost is known to be by then.
-        self.look_around();
-        while peer != self.rank && self.member.health.check().is_ok() {
+        loop {
+            // A rank that is lost is known to be after that. A failure may come after what it ended.
+            self.look_around();
+            if peer == self.rank || self.member.health.check().is_err() {
+                break;
+            }
             if self.fabric.has_left(self.member.ranks[peer]) {
                 return true;
             }
@@ -288,9 +291,11 @@ impl Backend for Linked {
         if self.world.has_lines {
             return;
         }
-        // Where the others have no lines, that is how they notice.
-        if let (Err(first), false) =
-            (self.member.health.check(), self.told.swap(true, Ordering::Relaxed))
+        // Where the others have no lines, that is how they notice. That calls end because this rank has left
+        // is its own affair.
+        if !self.world.has_gone()
+            && let (Err(first), false) =
+                (self.member.health.check(), self.told.swap(true, Ordering::Relaxed))
         {
             self.fabric.tell_failure(self.member.group, &self.member.ranks, &first);
         }

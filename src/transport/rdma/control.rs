@@ -85,9 +85,18 @@ impl Control {
         self.failed.get(&name?.group)
     }
 
+    /// Which of the records that wait may be sent. The last credit is for a failure.
+    fn next(&self) -> Option<usize> {
+        match self.credits {
+            0 => None,
+            1 => self.unsaid.iter().position(|record| matches!(record, Record::Fail { .. })),
+            _ => (!self.unsaid.is_empty()).then_some(0),
+        }
+    }
+
     /// Whether something could be sent, had it a room.
     pub fn wants_room(&self) -> bool {
-        self.untold >= CONTROL_CREDITS_DUE || (!self.unsaid.is_empty() && self.credits > 0)
+        self.untold >= CONTROL_CREDITS_DUE || self.next().is_some()
     }
 }
 
@@ -250,7 +259,11 @@ impl Wire {
                 }
                 Ok(())
             }
-            Record::Probe => Ok(()),
+            Record::Probe => {
+                // It has the number of the message that is next.
+                state.heard = state.heard.wrapping_sub(1);
+                Ok(())
+            }
         }
     }
 
@@ -305,13 +318,15 @@ impl Wire {
                 self.free_rooms(state)?;
             }
             let Some(room) = state.rooms.take() else { break };
-            let record = match state.control.credits {
-                0 => None,
-                _ => state.control.unsaid.pop_front(),
-            };
-            match record {
+            let next = state.control.next();
+            match next.and_then(|at| state.control.unsaid.remove(at)) {
                 Some(record) => {
                     state.control.credits -= 1;
+                    // A probe shows what is missing, and is not missed itself: it takes no number, and no
+                    // credits along.
+                    let probe = matches!(record, Record::Probe);
+                    let number = state.sent;
+                    let untold = if probe { std::mem::take(&mut state.control.untold) } else { 0 };
                     let into = state.rooms.bytes(room).wrapping_add(HEADER_BYTES);
                     // SAFETY: the room is taken, has a buffer's bytes, and nothing is sent from it yet.
                     unsafe { into.cast::<[u8; RECORD_BYTES]>().write(record.encode()) };
@@ -321,6 +336,10 @@ impl Wire {
                         Said::Data,
                         &[Filled { copied: RECORD_BYTES, ..Filled::empty(room) }],
                     )?;
+                    state.control.untold += untold;
+                    if probe {
+                        state.sent = number;
+                    }
                     if let Record::Open { end: Some((number, _)), .. } = record {
                         state.told(number);
                     }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::CONTROL;
 use super::channel::Filled;
 use super::control::PROBE;
 use super::wire::{FLUSH, PAUSE, State, Wire};
@@ -78,7 +79,9 @@ impl Wire {
 impl State {
     /// A message of a channel is about to be sent.
     pub(super) fn count(&mut self, number: u32, filled: &Filled) {
-        self.bytes.copied += filled.copied as u64;
+        if number != CONTROL {
+            self.bytes.copied += filled.copied as u64;
+        }
         let Some(piece) = &filled.lent else { return };
         self.bytes.lent += u64::from(piece.length);
         self.rooms.lend(filled.room, number);

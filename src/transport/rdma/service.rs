@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::CREDITS_DUE;
 use super::buffers::Buffer;
@@ -140,6 +141,10 @@ impl Wire {
         let open = !channel.closed && !over;
         if open && channel.target().is_some() && state.end.is_none() {
             while rooms.len() < wanted && channel.credits > 0 {
+                if free.free() == free.total() {
+                    // What is sent from it has not been waited for yet.
+                    state.answered = Instant::now();
+                }
                 let Some(room) = free.take() else { break };
                 rooms.push((room, free.bytes(room)));
                 channel.credits -= 1;

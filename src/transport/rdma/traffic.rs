@@ -24,7 +24,6 @@ impl Wire {
         if state.end.is_none()
             && let Err(e) = self.take_in(state)
         {
-            self.take_in_the_rest(state);
             self.fail(state, e);
         }
     }
@@ -304,6 +303,7 @@ impl Wire {
         if cause.status != Status::PeerLost {
             log::warn!("{}: {cause}", self.name);
         }
+        self.take_in_the_rest(state);
         self.say_last(state, &cause);
         state.end = Some(cause);
         // What is posted must not touch memory that is used for something else one day.

@@ -21,8 +21,8 @@
 
 use std::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Once, OnceLock};
 
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
@@ -142,11 +142,12 @@ impl Guard {
         if !is_new_enough(&release.release().to_string_lossy()) {
             return Err(Errno::NOSYS);
         }
-        static ONCE: Once = Once::new();
+        static CLOSES: OnceLock<bool> = OnceLock::new();
         // SAFETY: the handler stays: this library is never unloaded.
-        ONCE.call_once(|| unsafe {
-            libc::pthread_atfork(None, None, Some(close_in_child));
-        });
+        let register = || unsafe { libc::pthread_atfork(None, None, Some(close_in_child)) == 0 };
+        if !*CLOSES.get_or_init(register) {
+            return Err(Errno::NOMEM);
+        }
         let flags = libc::O_CLOEXEC as u32 | libc::O_NONBLOCK as u32 | USER_MODE_ONLY;
         // SAFETY: what is watched with it stays as it is.
         let fd = unsafe { userfaultfd(UserfaultfdFlags::from_bits_retain(flags)) }?;
@@ -171,7 +172,7 @@ impl Guard {
         let mut request = Register { start, len, mode: MODE_WP, ioctls: 0 };
         const REGISTER: u32 = opcode::read_write::<Register>(0xaa, 0x00);
         // SAFETY: this is the opcode's argument. For the program nothing changes but that who unmaps waits
-        // until that was read.
+        // until that was read, and that mremap does not take watched memory together with what is beside it.
         unsafe { ioctl(&self.0, Updater::<REGISTER, Register>::new(&mut request)) }
     }
 
