@@ -25,7 +25,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::io::Errno;
-use rustix::ioctl::{Updater, ioctl, opcode};
+use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use rustix::mm::{UserfaultfdFlags, userfaultfd};
 
 use super::table::Span;
@@ -160,7 +160,7 @@ impl Guard {
         }
         let guard = Guard(fd);
         let mut api = Api { api: API, features: FEATURES, ioctls: 0 };
-        const ENABLE: u32 = opcode::read_write::<Api>(0xaa, 0x3f);
+        const ENABLE: Opcode = opcode::read_write::<Api>(0xaa, 0x3f);
         // SAFETY: this is the opcode's argument.
         unsafe { ioctl(&guard.0, Updater::<ENABLE, Api>::new(&mut api)) }?;
         Ok(guard)
@@ -170,7 +170,7 @@ impl Guard {
     pub fn watch(&self, span: &Span) -> Result<(), Errno> {
         let (start, len) = (span.start as u64, span.len() as u64);
         let mut request = Register { start, len, mode: MODE_WP, ioctls: 0 };
-        const REGISTER: u32 = opcode::read_write::<Register>(0xaa, 0x00);
+        const REGISTER: Opcode = opcode::read_write::<Register>(0xaa, 0x00);
         // SAFETY: this is the opcode's argument. For the program nothing changes but that who unmaps waits
         // until that was read, and that mremap does not take watched memory together with what is beside it.
         unsafe { ioctl(&self.0, Updater::<REGISTER, Register>::new(&mut request)) }
@@ -192,7 +192,7 @@ impl Guard {
 
     fn unwatch_all(&self, span: &Span) -> Result<(), Errno> {
         let mut stretch = Stretch { start: span.start as u64, len: span.len() as u64 };
-        const UNREGISTER: u32 = opcode::read::<Stretch>(0xaa, 0x01);
+        const UNREGISTER: Opcode = opcode::read::<Stretch>(0xaa, 0x01);
         // SAFETY: this is the opcode's argument, which the kernel only reads.
         unsafe { ioctl(&self.0, Updater::<UNREGISTER, Stretch>::new(&mut stretch)) }
     }
@@ -201,7 +201,7 @@ impl Guard {
     /// before it looks at what is to be copied: here nothing, which it refuses in another way.
     pub fn is_quiet(&self) -> bool {
         let mut nothing = Copy::default();
-        const COPY: u32 = opcode::read_write::<Copy>(0xaa, 0x03);
+        const COPY: Opcode = opcode::read_write::<Copy>(0xaa, 0x03);
         // SAFETY: this is the opcode's argument, and nothing is copied.
         let refused = unsafe { ioctl(&self.0, Updater::<COPY, Copy>::new(&mut nothing)) };
         refused == Err(Errno::INVAL)
