@@ -258,6 +258,11 @@ fn parse<T: FromStr>(found: &Found, expected: &str) -> Result<T> {
     }
 }
 
+/// The one of these that is written so.
+fn named<T: fmt::Display, const N: usize>(all: [T; N], name: &str) -> std::result::Result<T, ()> {
+    all.into_iter().find(|one| one.to_string() == name).ok_or(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

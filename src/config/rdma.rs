@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Settings, parse};
+use super::{Settings, named, parse};
 use crate::error::{Result, fail};
 
 /// The service that a queue pair gives.
@@ -19,10 +19,7 @@ impl FromStr for QueuePairType {
     type Err = ();
 
     fn from_str(name: &str) -> std::result::Result<QueuePairType, ()> {
-        [QueuePairType::Rc, QueuePairType::Uc]
-            .into_iter()
-            .find(|service| service.to_string() == name)
-            .ok_or(())
+        named([QueuePairType::Rc, QueuePairType::Uc], name)
     }
 }
 
@@ -51,10 +48,7 @@ impl FromStr for Registration {
     type Err = ();
 
     fn from_str(name: &str) -> std::result::Result<Registration, ()> {
-        [Registration::Auto, Registration::Always, Registration::Never]
-            .into_iter()
-            .find(|registration| registration.to_string() == name)
-            .ok_or(())
+        named([Registration::Auto, Registration::Always, Registration::Never], name)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Address, AllGather, Found, Hostfile, Settings, Source, parse};
+use super::{Address, AllGather, Found, Hostfile, Settings, Source, named, parse};
 use crate::error::{Result, fail};
 
 /// Where the ranks meet.
@@ -34,10 +34,7 @@ impl FromStr for Transport {
     type Err = ();
 
     fn from_str(name: &str) -> std::result::Result<Transport, ()> {
-        [Transport::Auto, Transport::Tcp, Transport::Shm]
-            .into_iter()
-            .find(|transport| transport.to_string() == name)
-            .ok_or(())
+        named([Transport::Auto, Transport::Tcp, Transport::Shm], name)
     }
 }
 

@@ -97,14 +97,14 @@ impl Exchange {
         self.sum_up(own, &self.gather(&own.encode())?)
     }
 
-    /// As [`Exchange::agree`], with the reports that all gave.
-    pub fn sum_up(&self, own: &Report, reports: &[Vec<u8>]) -> Result<Option<String>> {
+    /// As [`Exchange::agree`], where what each rank gave begins with its report.
+    pub fn sum_up(&self, own: &Report, all: &[Vec<u8>]) -> Result<Option<String>> {
         if let Report::Failed(e) = own {
             return Err(e.clone());
         }
         let mut why = None;
-        for (rank, bytes) in reports.iter().enumerate() {
-            match read(bytes, rank)? {
+        for (rank, bytes) in all.iter().enumerate() {
+            match read(&bytes[..REPORT_BYTES.min(bytes.len())], rank)? {
                 Report::Well => {}
                 Report::OutOfReach(cause) => {
                     why.get_or_insert(format!("rank {rank}: {cause}"));

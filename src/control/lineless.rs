@@ -134,20 +134,19 @@ fn agree_on_secret(
     };
     let bytes = [own.encode(), proven.unwrap_or([0; PROOF_BYTES]).to_vec()].concat();
     let all = exchange.gather(&bytes)?;
-    let reports: Vec<_> = all.iter().map(|each| each[..REPORT_BYTES].to_vec()).collect();
     for (rank, theirs) in all.iter().enumerate() {
         let theirs = std::array::from_fn(|at| theirs[REPORT_BYTES + at]);
         if !handshake::equal(&theirs, &proof(rank)?) {
             // One that could not make it says so.
             if theirs == [0; PROOF_BYTES] {
-                exchange.sum_up(&own, &reports)?;
+                exchange.sum_up(&own, &all)?;
             }
             let why =
                 format!("rank {rank} has another MLXD_SECRET, or none; all ranks need the same");
             return Err(Error::new(Status::Auth, why));
         }
     }
-    exchange.sum_up(&own, &reports)
+    exchange.sum_up(&own, &all)
 }
 
 /// How a rank fared that has come to this over TCP.

@@ -13,13 +13,11 @@ use super::wiring::{GREETING, Wiring};
 use super::{Map, Opened, QUEUE_PAIRS};
 use crate::control::{Exchange, REPORT_BYTES, Report};
 use crate::error::{Error, Result, Status, fail};
-use crate::transport::rdma::{INTRODUCTION_BYTES, Introduction, Stub, Wire};
+use crate::transport::rdma::{INTRODUCTION_BYTES, Introduction, NOBODY, Stub, Wire};
 use crate::wait::Deadline;
 
 /// How long the first message over a spare wire may take.
 const SPARE_GREETING: Duration = Duration::from_secs(2);
-/// Introduces nobody: there is no queue pair for it.
-const NOBODY: [u8; INTRODUCTION_BYTES] = [0; INTRODUCTION_BYTES];
 
 /// This rank's wires, by peer.
 type Wires = HashMap<usize, Vec<Arc<Wire>>>;
@@ -74,7 +72,7 @@ impl Wiring<'_> {
             own[at..at + INTRODUCTION_BYTES].copy_from_slice(&stub.introduction().encode());
         }
         let all = exchange.gather(&own)?;
-        exchange.sum_up(&report, &reports(&all))?;
+        exchange.sum_up(&report, &all)?;
         // What is sent to an end that is not ready would be lost.
         let wires = halves.and_then(|halves| self.meet_all(halves, &all));
         let mut wires = self.agree(exchange, wires)?;
@@ -148,7 +146,7 @@ impl Wiring<'_> {
         let has = |peer| wires.as_ref().is_ok_and(|wires| wires.contains_key(&peer));
         own.extend((0..self.world.size).map(|peer| u8::from(has(peer))));
         let all = exchange.gather(&own)?;
-        exchange.sum_up(&report, &reports(&all))?;
+        exchange.sum_up(&report, &all)?;
         let mut wires = wires?;
         wires.retain(|peer, _| all[*peer][REPORT_BYTES + self.world.rank] == 1);
         Ok(wires)
@@ -180,23 +178,14 @@ impl Wiring<'_> {
     }
 }
 
-/// The reports at the beginning of what ranks gave.
-fn reports(all: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    all.iter().map(|each| each[..REPORT_BYTES].to_vec()).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::tests::map;
     use super::*;
-    use crate::config::{Devices, Topology};
+    use crate::config::Topology;
 
     fn ring(size: usize) -> Map {
-        let row = |rank| -> Vec<Option<&str>> {
-            (0..size).map(|peer| (peer != rank).then_some("a")).collect()
-        };
-        let rows: Vec<_> = (0..size).map(row).collect();
-        let devices = Devices::parse(&serde_json::to_string(&rows).unwrap()).unwrap();
-        Map { devices, topology: Topology::Ring }
+        map(size, Topology::Ring)
     }
 
     #[test]

@@ -406,7 +406,7 @@ impl Drop for Wires {
 mod tests {
     use super::*;
 
-    fn map(size: usize, topology: Topology) -> Map {
+    pub(super) fn map(size: usize, topology: Topology) -> Map {
         let row = |rank| -> Vec<Option<&str>> {
             (0..size).map(|peer| (peer != rank).then_some("a")).collect()
         };

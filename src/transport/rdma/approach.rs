@@ -15,16 +15,13 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::channel::Ways;
-use super::introduction::{INTRODUCTION_BYTES, Introduction};
+use super::introduction::{INTRODUCTION_BYTES, Introduction, NOBODY};
 use super::opening::Opening;
 use super::wire::{Stub, Wire};
 use crate::error::{Error, Result, Status, fail};
 use crate::transport::Link;
 use crate::transport::late::{Arrival, LateLink};
 use crate::wait::Deadline;
-
-/// Introduces nobody: this end has no queue pair to offer.
-const NOBODY: [u8; INTRODUCTION_BYTES] = [0; INTRODUCTION_BYTES];
 
 /// This rank's end of a wire that may come to be.
 pub struct Prospect {

@@ -320,32 +320,30 @@ impl Wire {
             let Some(room) = state.rooms.take() else { break };
             let next = state.control.next();
             match next.and_then(|at| state.control.unsaid.remove(at)) {
-                Some(record) => {
-                    state.control.credits -= 1;
-                    // A probe shows what is missing, and is not missed itself: it takes no number, and no
-                    // credits along.
-                    let probe = matches!(record, Record::Probe);
-                    let number = state.sent;
-                    let untold = if probe { std::mem::take(&mut state.control.untold) } else { 0 };
-                    let into = state.rooms.bytes(room).wrapping_add(HEADER_BYTES);
-                    // SAFETY: the room is taken, has a buffer's bytes, and nothing is sent from it yet.
-                    unsafe { into.cast::<[u8; RECORD_BYTES]>().write(record.encode()) };
-                    self.send(
-                        state,
-                        CONTROL,
-                        Said::Data,
-                        &[Filled { copied: RECORD_BYTES, ..Filled::empty(room) }],
-                    )?;
-                    state.control.untold += untold;
-                    if probe {
-                        state.sent = number;
-                    }
-                    if let Record::Open { end: Some((number, _)), .. } = record {
-                        state.told(number);
-                    }
-                }
+                Some(record) => self.say_record(state, room, &record)?,
                 None => self.send(state, CONTROL, Said::Credits, &[Filled::empty(room)])?,
             }
+        }
+        Ok(())
+    }
+
+    /// Sends a record from this room, by a credit that there is.
+    fn say_record(&self, state: &mut State, room: u16, record: &Record) -> Result<()> {
+        state.control.credits -= 1;
+        let into = state.rooms.bytes(room).wrapping_add(HEADER_BYTES);
+        // SAFETY: the room is taken, has a buffer's bytes, and nothing is sent from it yet.
+        unsafe { into.cast::<[u8; RECORD_BYTES]>().write(record.encode()) };
+        let message = [Filled { copied: RECORD_BYTES, ..Filled::empty(room) }];
+        if let Record::Probe = record {
+            // It shows what is missing, and is not missed itself: it takes no number, and no credits along.
+            let (number, untold) = (state.sent, std::mem::take(&mut state.control.untold));
+            self.send(state, CONTROL, Said::Data, &message)?;
+            (state.sent, state.control.untold) = (number, untold);
+            return Ok(());
+        }
+        self.send(state, CONTROL, Said::Data, &message)?;
+        if let Record::Open { end: Some((number, _)), .. } = record {
+            state.told(*number);
         }
         Ok(())
     }

@@ -10,6 +10,8 @@ use crate::verbs::queue_pair::{Kind, Remote};
 
 /// Bytes of an [`Introduction`].
 pub const INTRODUCTION_BYTES: usize = 48;
+/// Introduces nobody: this end has no queue pair to offer.
+pub const NOBODY: [u8; INTRODUCTION_BYTES] = [0; INTRODUCTION_BYTES];
 /// Opens it; its number changes whenever ends with and without a change could not work together.
 const MAGIC: [u8; 8] = *b"wire\x00\x00\x00\x03";
 

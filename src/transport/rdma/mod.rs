@@ -55,7 +55,7 @@ mod wire;
 pub use approach::{Approach, Prospect};
 pub use channel::Ways;
 pub use control::open;
-pub use introduction::{INTRODUCTION_BYTES, Introduction};
+pub use introduction::{INTRODUCTION_BYTES, Introduction, NOBODY};
 pub use opening::Opening;
 pub use record::Name;
 pub use wire::{Registered, Stub, Wire};
