@@ -146,6 +146,12 @@ int comm_ready(ncclComm_t comm) {
     return state;
 }
 
+int comm_begin(ncclComm_t comm) {
+    int state = ncclSuccess;
+    return atomic_compare_exchange_strong(&comm->state, &state, ncclInProgress) ? ncclSuccess
+                                                                                : state;
+}
+
 bool settings_count(int rank) {
     long only = fake_number("FAKE_NCCL_RANK", -1);
     return only < 0 || only == rank;
@@ -316,11 +322,11 @@ EXPORT ncclResult_t ncclCommFinalize(ncclComm_t comm) {
     }
     int code = returned("finalize", atomic_fetch_add(&finalizes, 1) + 1, comm->rank);
     code = code >= 0 ? code : comm_ready(comm);
+    code = code != ncclSuccess ? code : comm_begin(comm);
     if (code != ncclSuccess) {
         return comm_leave(comm, code);
     }
     comm->finalized = true;
-    atomic_store(&comm->state, ncclInProgress);
     if (comm->blocking) {
         finalize_run(comm);
         return comm_leave(comm, atomic_load(&comm->state));

@@ -94,6 +94,8 @@ bool comm_enter(ncclComm_t comm, const char *call);
 ncclResult_t comm_leave(ncclComm_t comm, int result);
 /* What a call on it must answer: ncclSuccess if it may go on. */
 int comm_ready(ncclComm_t comm);
+/* From ready to in progress, unless an error has come meanwhile: its code, which stays. */
+int comm_begin(ncclComm_t comm);
 void comm_register(ncclComm_t comm);
 void comm_unlink(ncclComm_t comm);
 bool comm_aborted(ncclComm_t comm);

@@ -100,7 +100,12 @@ static int launch_start(struct launch *launch) {
     if (comm->blocking || !late) {
         return put_on_stream(launch);
     }
-    atomic_store(&comm->state, ncclInProgress);
+    int failed = comm_begin(comm);
+    if (failed != ncclSuccess) {
+        free(launch->operations);
+        free(launch);
+        return failed;
+    }
     job_start(comm, launch_late, launch);
     return ncclInProgress;
 }

@@ -361,7 +361,11 @@ EXPORT ncclResult_t ncclCommSplit(ncclComm_t parent, int color, int key, ncclCom
         fake_misuse("NCCL", "out of memory");
     }
     *split = (struct split){parent, color, key, blocking, result, nth};
-    atomic_store(&parent->state, ncclInProgress);
+    code = comm_begin(parent);
+    if (code != ncclSuccess) {
+        free(split);
+        return comm_leave(parent, code);
+    }
     if (parent->blocking) {
         split_run(split);
         return comm_leave(parent, atomic_load(&parent->state));
