@@ -161,6 +161,8 @@ impl Wire {
     /// A group has failed at this end.
     pub fn tell_failure(&self, group: u64, cause: &Error) {
         let mut state = self.state.lock();
+        // Perhaps credits have come.
+        self.look(&mut state);
         if state.end.is_some() || state.is_over() {
             return;
         }

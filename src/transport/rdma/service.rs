@@ -225,6 +225,11 @@ impl Wire {
         if let Some(channel) = state.channels.get_mut(&number) {
             (channel.asleep, channel.hungry) = (false, false);
         }
+        self.answer_events(state);
+    }
+
+    /// Takes in what has become ready, for all who sleep.
+    pub(super) fn answer_events(&self, state: &mut State) {
         let mut sent = false;
         while let Some(queue) = self.pair.take_event() {
             sent |= queue == Queue::Send;

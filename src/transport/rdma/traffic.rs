@@ -215,18 +215,17 @@ impl Wire {
         Ok(())
     }
 
-    /// Sends a message of the wire's own.
-    pub(super) fn say(&self, state: &mut State, kind: Kind) {
+    /// Sends a message of the wire's own; false if there is no room for it, or it has failed.
+    pub(super) fn say(&self, state: &mut State, kind: Kind) -> bool {
         if state.end.is_some() {
-            return;
+            return false;
         }
-        let sent = match state.rooms.take() {
-            Some(room) => self.send(state, CONTROL, kind, &[Filled::empty(room)]),
-            None => Ok(()),
-        };
+        let Some(room) = state.rooms.take() else { return false };
+        let sent = self.send(state, CONTROL, kind, &[Filled::empty(room)]);
         if let Err(e) = sent {
             self.fail(state, e);
         }
+        state.end.is_none()
     }
 
     pub(super) fn send_all(&self, state: &mut State, number: u32, filled: &[Filled]) -> Result<()> {

@@ -56,6 +56,8 @@ pub(super) struct State {
     /// Whether the peer has said goodbye, and this end.
     pub(super) left: bool,
     pub(super) said: bool,
+    /// This end is to say goodbye, as soon as it can.
+    pub(super) leaving: bool,
     /// Why it is of no more use.
     pub(super) end: Option<Error>,
     /// Receives to post again.
@@ -134,6 +136,7 @@ impl Stub {
             greeted: false,
             left: false,
             said: false,
+            leaving: false,
             end: None,
             reposts: Vec::new(),
             closing: Vec::new(),
@@ -229,7 +232,7 @@ impl Wire {
     /// Whether the other end's has come; else its coming makes the descriptor ready.
     pub fn has_met(&self) -> Result<bool> {
         let mut state = self.state.lock();
-        while self.pair.take_event().is_some() {}
+        self.answer_events(&mut state);
         if let Err(e) = self.pair.arm(Queue::Recv) {
             self.fail(&mut state, e);
         }
@@ -246,14 +249,19 @@ impl Wire {
         self.fail(&mut state, cause);
     }
 
-    /// Tells the peer that nothing more comes; the end of all channels.
+    /// Tells the peer that nothing more comes; the end of all channels. Where nothing can be sent now,
+    /// [`Wire::settle`] does.
     pub fn say_goodbye(&self) {
         let mut state = self.state.lock();
-        // Records that wait go first, as far as they can.
-        self.look(&mut state);
-        if !state.is_over() {
-            state.said = true;
-            self.say(&mut state, Said::Goodbye);
+        state.leaving = true;
+        self.part(&mut state);
+    }
+
+    /// Says goodbye where this end is to, behind records that wait, as far as they can go.
+    fn part(&self, state: &mut State) {
+        self.look(state);
+        if state.leaving && !state.is_over() {
+            state.said = self.say(state, Said::Goodbye);
         }
     }
 
@@ -268,15 +276,20 @@ impl Wire {
     pub fn settle(&self, deadline: Deadline) {
         loop {
             let mut state = self.state.lock();
-            self.look(&mut state);
             if state.end.is_none()
                 && let Err(e) = self.free_rooms(&mut state)
             {
                 self.fail(&mut state, e);
             }
-            let all_sent = state.rooms.free() == state.rooms.total();
-            if all_sent || state.left || state.end.is_some() || deadline.passed() {
+            self.part(&mut state);
+            let all_said = state.said || !state.leaving;
+            let all_sent = all_said && state.rooms.free() == state.rooms.total();
+            if all_sent || state.left || state.end.is_some() {
                 return;
+            }
+            if deadline.passed() {
+                let word = if all_said { "sent" } else { "said" };
+                return log::warn!("the goodbye to {} was not {word} in time", self.name);
             }
             drop(state);
             std::thread::sleep(PAUSE);

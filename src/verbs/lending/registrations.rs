@@ -297,15 +297,20 @@ impl Registrations {
 
     /// Undoes all that is kept, and ends the threads: at the end of all groups.
     pub fn settle(&self, deadline: Deadline) {
-        let _starting = self.starting.lock();
+        // Threads that are being started at this moment stay.
+        let starting = self.starting.try_lock_for(deadline.left().unwrap_or(START));
         let mut removed = Removed::default();
         let mut locked = self.lock();
         locked.inner.table.remove(true, None, &mut removed);
+        if starting.is_none() {
+            return self.undo(locked, removed);
+        }
         let watcher = match &locked.inner.watch {
             Watch::By(watcher) => Some(watcher.clone()),
             _ => None,
         };
         if let Some(watcher) = &watcher {
+            // With the table locked, as always: its threads look and sleep under the lock.
             watcher.over.store(true, Ordering::Relaxed);
         }
         self.undo(locked, removed);
@@ -352,22 +357,28 @@ impl Registrations {
             });
             if let Err(e) = started {
                 // The first of them ends, if it was started.
-                watcher.over.store(true, Ordering::Relaxed);
-                watcher.stop.wake();
+                self.stop(&watcher);
                 return Err(e);
             }
         }
         let deadline = Deadline::after(Some(START));
         while !watcher.listens.load(Ordering::Acquire) {
             if deadline.passed() {
-                watcher.over.store(true, Ordering::Relaxed);
-                watcher.stop.wake();
-                self.changed.notify_all();
+                self.stop(&watcher);
                 fail!(System, "a thread did not start in time");
             }
             std::thread::sleep(TICK);
         }
         Ok(watcher)
+    }
+
+    /// Has threads end that never had anything to do.
+    fn stop(&self, watcher: &Watcher) {
+        let locked = self.lock();
+        watcher.over.store(true, Ordering::Relaxed);
+        drop(locked);
+        self.changed.notify_all();
+        watcher.stop.wake();
     }
 
     /// Hears what the kernel tells, until the end. Allocates nothing.
