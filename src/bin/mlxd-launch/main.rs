@@ -52,8 +52,9 @@ line by line to ours, after `[rank] `; a line of more than 64 KiB is broken.
 SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to the ranks and what they started; what runs \
 after the grace period is killed, at once on a second SIGINT. SIGUSR1 and SIGUSR2 are passed on to \
 the ranks alone, and SIGTSTP (Ctrl-Z) stops everything. When a rank fails, the others are sent \
-SIGTERM, and SIGKILL after the grace period. When the launcher itself is killed by SIGKILL, so are \
-the ranks, though not what they started.
+SIGTERM, and SIGKILL after the grace period. A rank that is stopped is named; one that asks for the \
+terminal itself (/dev/tty, as sudo and ssh do for a password), which ranks cannot have, has failed. \
+When the launcher itself is killed by SIGKILL, so are the ranks, though not what they started.
 
 Exit status: 0 when every rank's is 0; else that of the first rank that failed, 128 + N for one killed \
 by signal N; 126 or 127 when the program cannot be executed or found; 2 for a wrong command line; 1 \

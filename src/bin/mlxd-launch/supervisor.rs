@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, wait, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait, waitpid};
 
 use crate::rank::{Rank, failure};
 use crate::signals::{self, Received, Signals};
@@ -111,16 +111,41 @@ impl Supervisor {
         Some(if one_runs { left } else { left.min(GROUP_LOOK) })
     }
 
-    /// Takes note of all processes that have ended, `first` before the others.
+    /// Takes note of all processes that have ended or were stopped, `first` before the others.
     fn reap(&mut self, first: Option<Pid>) {
-        if let Some(Ok(Some((pid, status)))) =
-            first.map(|pid| waitpid(Some(pid), WaitOptions::NOHANG))
-        {
-            self.note_end(pid, status.as_raw());
+        let news = WaitOptions::NOHANG | WaitOptions::UNTRACED;
+        if let Some(Ok(Some((pid, status)))) = first.map(|pid| waitpid(Some(pid), news)) {
+            self.note(pid, status);
         }
         // Any child: what ranks left behind is ours to reap, too.
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            self.note_end(pid, status.as_raw());
+        while let Ok(Some((pid, status))) = wait(news) {
+            self.note(pid, status);
+        }
+    }
+
+    fn note(&mut self, pid: Pid, status: WaitStatus) {
+        match status.stopping_signal() {
+            Some(signal) => self.note_stop(pid, signal),
+            None => self.note_end(pid, status.as_raw()),
+        }
+    }
+
+    /// A rank that was stopped is missed by the others: they would wait without a word.
+    fn note_stop(&mut self, pid: Pid, signal: i32) {
+        let Some(number) = self.ranks.iter().position(|rank| rank.pid == pid) else { return };
+        let stopped = format!("rank {number} was stopped by {}", signals::name(signal));
+        match signal {
+            // It would be stopped again each time that it goes on.
+            libc::SIGTTIN | libc::SIGTTOU if matches!(self.phase, Phase::Running) => {
+                self.say(&format!(
+                    "{stopped}: ranks cannot use the terminal itself; ending all ranks"
+                ));
+                self.first_failure.get_or_insert(signals::exit_status(signal));
+                self.end_ranks();
+            }
+            // Ctrl-Z was passed on.
+            libc::SIGTSTP => {}
+            _ => self.say(&stopped),
         }
     }
 
