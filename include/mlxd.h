@@ -317,8 +317,8 @@ mlxd_group *mlxd_init_with_options(bool strict, const char *backend, const mlxd_
  *
  * A normal end of the process does the same. A rank that leaves after its part is done fails
  * nobody; whoever still needs bytes from it gets MLXD_ERROR_PEER_LOST. Returns nothing, but sets
- * mlxd_last_status(). Any thread; blocks at most a second, MPI aside, or 4 s over RDMA devices that
- * do not answer. In a forked child it does nothing to the worlds of the parent.
+ * mlxd_last_status(). Any thread; blocks for moments, MPI aside, or for up to 7 s where devices or
+ * calls of vendors' libraries that are under way do not answer. In a forked child it does nothing to the worlds of the parent.
  */
 void mlxd_finalize(void);
 
@@ -383,7 +383,8 @@ mlxd_status mlxd_group_set_timeout(mlxd_group *group,
 /**
  * MLXD_OK while the group works, or what failed it, with mlxd_last_error() saying more: the same
  * status that every operation on it returns from then on. A failure on another rank is known here
- * within moments, without another call. Any thread; never blocks.
+ * within moments, without another call. Any thread; never blocks, but for what mlxd_group_abort()
+ * says of mpi.
  *
  * - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
  * - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
@@ -397,7 +398,8 @@ mlxd_status mlxd_group_status(const mlxd_group *group);
  * mlxd_group_split(), and its parent, work on. On mpi, calls that wait without a limit wait on, and
  * only later ones fail. The handle must be freed nevertheless. MLXD_OK also
  * if the group has failed already, whose status then stays. Any thread, also while others wait in
- * the group; not from a signal handler itself. Never blocks.
+ * the group; not from a signal handler itself. Never blocks, but on mpi where one thread makes all
+ * calls (MPI grants less than MPI_THREAD_MULTIPLE) and is in a split of another group.
  *
  * - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
  */
@@ -422,7 +424,9 @@ mlxd_status mlxd_group_dump(mlxd_group *group, const char *path);
  * Frees a handle, once; NULL, or a handle of the process that forked this one: does nothing. The
  * last handle of a world says goodbye to its other ranks, once the groups split from it are freed
  * too. Operations on streams keep the group until they have run. Any thread, while no other is in
- * a call with this handle; never blocks. Leaves mlxd_last_status() as it is.
+ * a call with this handle. Waits for no other rank; over RDMA the last handle of a world waits up to
+ * 3 s for messages on their way, and 10 s for a device that does not give memory back. Leaves
+ * mlxd_last_status() as it is.
  */
 void mlxd_group_free(mlxd_group *group);
 
@@ -595,8 +599,9 @@ mlxd_status mlxd_send(mlxd_group *group,
 
 /**
  * Receives `count` elements from rank `src`: the next message that it sends to this rank. `output`
- * holds `count` elements. Waits for it at most MLXD_RECV_TIMEOUT_MS, or what
- * mlxd_group_set_timeout() says; a message that does not come in time fails the group.
+ * holds `count` elements. Waits for it at most MLXD_RECV_TIMEOUT_MS (by default as long as the peer
+ * is there), or what mlxd_group_set_timeout() says; a message that does not come in time fails the
+ * group.
  *
  * Buffers, blocking, threads and statuses as for mlxd_all_sum().
  *

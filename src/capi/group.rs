@@ -125,7 +125,8 @@ pub unsafe extern "C" fn mlxd_group_set_timeout(
 
 /// MLXD_OK while the group works, or what failed it, with mlxd_last_error() saying more: the same
 /// status that every operation on it returns from then on. A failure on another rank is known here
-/// within moments, without another call. Any thread; never blocks.
+/// within moments, without another call. Any thread; never blocks, but for what mlxd_group_abort()
+/// says of mpi.
 ///
 /// - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
 /// - MLXD_ERROR_TIMEOUT, MLXD_ERROR_PEER_LOST, MLXD_ERROR_ABORTED, MLXD_ERROR_MISMATCH,
@@ -141,7 +142,8 @@ pub unsafe extern "C" fn mlxd_group_status(group: *const mlxd_group) -> mlxd_sta
 /// mlxd_group_split(), and its parent, work on. On mpi, calls that wait without a limit wait on, and
 /// only later ones fail. The handle must be freed nevertheless. MLXD_OK also
 /// if the group has failed already, whose status then stays. Any thread, also while others wait in
-/// the group; not from a signal handler itself. Never blocks.
+/// the group; not from a signal handler itself. Never blocks, but on mpi where one thread makes all
+/// calls (MPI grants less than MPI_THREAD_MULTIPLE) and is in a split of another group.
 ///
 /// - MLXD_ERROR_INVALID_ARGUMENT: NULL handle, or one of the process that forked this one.
 #[unsafe(no_mangle)]
@@ -183,7 +185,9 @@ pub unsafe extern "C" fn mlxd_group_dump(
 /// Frees a handle, once; NULL, or a handle of the process that forked this one: does nothing. The
 /// last handle of a world says goodbye to its other ranks, once the groups split from it are freed
 /// too. Operations on streams keep the group until they have run. Any thread, while no other is in
-/// a call with this handle; never blocks. Leaves mlxd_last_status() as it is.
+/// a call with this handle. Waits for no other rank; over RDMA the last handle of a world waits up to
+/// 3 s for messages on their way, and 10 s for a device that does not give memory back. Leaves
+/// mlxd_last_status() as it is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_group_free(group: *mut mlxd_group) {
     // SAFETY: the header asks for a handle that is not used again, or NULL; handles of groups are

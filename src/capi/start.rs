@@ -103,8 +103,8 @@ pub unsafe extern "C" fn mlxd_init_with_options(
 ///
 /// A normal end of the process does the same. A rank that leaves after its part is done fails
 /// nobody; whoever still needs bytes from it gets MLXD_ERROR_PEER_LOST. Returns nothing, but sets
-/// mlxd_last_status(). Any thread; blocks at most a second, MPI aside, or 4 s over RDMA devices that
-/// do not answer. In a forked child it does nothing to the worlds of the parent.
+/// mlxd_last_status(). Any thread; blocks for moments, MPI aside, or for up to 7 s where devices or
+/// calls of vendors' libraries that are under way do not answer. In a forked child it does nothing to the worlds of the parent.
 #[unsafe(no_mangle)]
 pub extern "C" fn mlxd_finalize() {
     guard(|| process::current().map(process::Process::finalize));
