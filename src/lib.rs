@@ -6,7 +6,8 @@
 //! | layer | holds |
 //! |---|---|
 //! | [`capi`] | every exported function: checks pointers, guards against panics, delegates |
-//! | [`registry`], [`process`] | backend name -> world; what a forked child does not share |
+//! | [`start`] | which backend a world comes up on: the order of "any" |
+//! | [`process`], [`registry`] | what a forked child does not share; backend name -> world |
 //! | [`group`], [`order`], [`stream`] | argument checks, order of calls, failed state; queues |
 //! | [`recorder`] | the last operations of each group, and the files of those that failed |
 //! | [`backend`] | whole operations behind one trait, and its makers |
@@ -37,6 +38,7 @@ pub mod process;
 pub mod recorder;
 pub mod reduce;
 pub mod registry;
+pub mod start;
 pub mod stream;
 pub mod thread;
 pub mod transport;

@@ -8,7 +8,8 @@ use crate::config::Settings;
 use crate::error::{Result, fail};
 use crate::group::Group;
 use crate::process;
-use crate::registry::{self, Name};
+use crate::registry::Name;
+use crate::start;
 
 /// Whether this backend could be started here: "ring", "mpi", "nccl", "jaccl", or "any" (also NULL)
 /// for one of them. False for a name that is none, with MLXD_ERROR_INVALID_ARGUMENT as
@@ -68,7 +69,7 @@ pub unsafe extern "C" fn mlxd_init(strict: mlxd_truth, backend: *const c_char) -
     guard_value(std::ptr::null_mut(), || {
         // SAFETY: the header asks for NULL or a string.
         let name = unsafe { name(backend) }?;
-        mlxd_group::handle(registry::init(strict != 0, name, &Settings::default())?)
+        mlxd_group::handle(start::init(strict != 0, name, &Settings::default())?)
     })
 }
 
@@ -92,7 +93,7 @@ pub unsafe extern "C" fn mlxd_init_with_options(
         let Some(options) = (unsafe { options.as_ref() }) else {
             fail!(InvalidArgument, "options is NULL");
         };
-        mlxd_group::handle(registry::start_new(strict != 0, name, options.settings())?)
+        mlxd_group::handle(start::start_new(strict != 0, name, options.settings())?)
     })
 }
 

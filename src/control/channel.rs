@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::message::Message;
+use crate::config::Address;
 use crate::error::{Error, Result, Status, fail};
 use crate::frame::{Frame, HEADER_BYTES};
 use crate::wait::{Deadline, interest, wait};
@@ -45,7 +46,7 @@ impl Channel {
     /// Takes over a connected stream.
     pub fn new(stream: TcpStream) -> Result<Channel> {
         let address = stream.peer_addr().map_err(|e| failed("getpeername", e))?;
-        let peer = super::Address::from(address).to_string();
+        let peer = Address::from(address).to_string();
         stream.set_nonblocking(true).map_err(|e| failed("cannot unblock a socket", e))?;
         // Small frames that wait for an acknowledgement would cost 40 ms each.
         stream.set_nodelay(true).map_err(|e| failed("TCP_NODELAY", e))?;

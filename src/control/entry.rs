@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::Address;
 use super::channel::Channel;
 use super::dial::Caller;
 use super::exchange::{self, Exchange, Report};
@@ -16,7 +15,8 @@ use super::host::Place;
 use super::interfaces::own_addresses;
 use super::listener::Listening;
 use super::meeting::{Lines, RETRY, Starting, new_id};
-use super::world::Founding;
+use super::seat::Founding;
+use crate::config::Address;
 use crate::error::{Error, Result, Status, fail};
 use crate::wait::Deadline;
 

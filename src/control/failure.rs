@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::member::Member;
 use super::message::{Message, Wait};
-use super::world::{Member, Presence, Shared, World};
+use super::state::{Presence, Shared};
+use super::world::World;
 use crate::call::{Call, mismatch};
 use crate::error::{Error, Status};
 use crate::health::Health;
@@ -22,22 +24,6 @@ impl World {
         if first && announce {
             self.announce_failure(&member);
         }
-    }
-
-    /// Fails a group of these ranks on the others: this one could not make its part of it.
-    pub fn fail_unmade(&self, group: u64, ranks: &[usize], cause: &Error) {
-        let others = ranks.iter().copied().filter(|rank| *rank != self.rank).collect();
-        let fail = Message::Fail { group, cause: cause.clone() };
-        self.tell(others, fail);
-        self.forget(group);
-        if !self.has_lines {
-            self.shared.lock().unmade.push((group, ranks.to_vec(), cause.clone()));
-        }
-    }
-
-    /// Groups that were not made here, of which the others are still to be told: where there are no lines.
-    pub fn take_unmade(&self) -> Vec<(u64, Vec<usize>, Error)> {
-        std::mem::take(&mut self.shared.lock().unmade)
     }
 
     /// Tells the group's other ranks what failed it, if anything did.
@@ -225,29 +211,6 @@ impl World {
             }
         }
         false
-    }
-
-    /// Says goodbye to the other ranks; every group answers ABORTED from now on.
-    pub fn leave(&self) {
-        let mut shared = self.shared.lock();
-        let groups: Vec<Member> = shared.groups.values().cloned().collect();
-        groups.iter().for_each(|member| self.announce_failure(member));
-        if self.gone.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        shared.arrived.clear();
-        drop(shared);
-        // The control thread may hold it for a moment longer.
-        if let Some(mailbox) = self.mailbox.lock().take() {
-            mailbox.close();
-        }
-        for member in groups {
-            member.health.close(finalized());
-        }
-        self.wake_waiters();
-        if self.has_lines {
-            self.reactor.leave(self.key());
-        }
     }
 }
 

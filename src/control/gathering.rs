@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{Shutdown, shutdown};
 
-use super::Address;
 use super::channel::Channel;
 use super::host::Place;
 use super::listener::Joiner;
 use super::message::Message;
-use super::world::ranks;
+use super::wording::ranks;
+use crate::config::Address;
 use crate::error::{Error, Result, Status};
 use crate::wait::{Deadline, interest, wait};
 

@@ -9,9 +9,8 @@ use rustix::event::PollFd;
 
 use super::channel::Channel;
 use super::handshake::{
-    self, ANSWER_BYTES, Challenge, HELLO_BYTES, Hello, PROOF_BYTES, Purpose, Side,
+    self, ANSWER_BYTES, Challenge, HELLO_BYTES, Hello, LaneKey, PROOF_BYTES, Purpose, Side,
 };
-use super::lanes::LaneKey;
 use super::listener::{Joiner, Listener};
 use super::message::Message;
 use super::world::World;

@@ -52,6 +52,19 @@ pub enum Purpose {
     Wire = 5,
 }
 
+/// Which of the lanes that other ranks made to this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LaneKey {
+    /// The group it belongs to.
+    pub group: u64,
+    /// Who called: a rank of the world.
+    pub from: usize,
+    /// What for.
+    pub purpose: Purpose,
+    /// Which of several.
+    pub lane: u16,
+}
+
 /// Who calls, whom, and for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {

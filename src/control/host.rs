@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cores;
 use super::handshake;
-use super::world::ranks;
+use super::wording::ranks;
 use crate::error::{Result, fail};
 
 /// Most hosts that one sentence names.

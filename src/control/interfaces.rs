@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::Address;
+use crate::config::Address;
 use crate::error::{Error, Result};
 
 /// Where others may reach a socket of this host: every interface's address, loopback last.

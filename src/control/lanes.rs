@@ -6,24 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::dial::Caller;
-use super::handshake::{Hello, Purpose};
+use super::handshake::{Hello, LaneKey, Purpose};
 use super::world::World;
 use crate::error::Result;
 use crate::health::Health;
 use crate::wait::{Deadline, Wake};
-
-/// Which of the lanes that other ranks made to this one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LaneKey {
-    /// The group it belongs to.
-    pub group: u64,
-    /// Who called: a rank of the world.
-    pub from: usize,
-    /// What for.
-    pub purpose: Purpose,
-    /// Which of several.
-    pub lane: u16,
-}
 
 impl World {
     /// A lane to `peer`, called from here.

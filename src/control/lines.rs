@@ -1,38 +1,26 @@
 //! Lines: how the control connections of a world come up, and how its ranks wait for each other.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
 
 use super::channel::Channel;
 use super::dial::Caller;
 use super::handshake::Purpose;
 use super::host::number;
 use super::message::Message;
-use super::world::{Presence, Shared, World, ranks};
+use super::state::{Presence, Shared};
+use super::wording::ranks;
+use super::world::World;
 use crate::error::{Result, fail};
 use crate::health::Health;
 use crate::wait::Deadline;
 
 impl World {
     /// Calls the control line of a rank below this one.
-    pub fn call_line(
-        self: &Arc<Self>,
-        peer: usize,
-        deadline: Deadline,
-        health: &Health,
-    ) -> Result<()> {
+    pub fn call_line(&self, peer: usize, deadline: Deadline, health: &Health) -> Result<Channel> {
         let hello = self.hello(Purpose::Control, 0, peer, 0);
         let caller =
             Caller { secret: self.secret.as_deref(), deadline, stop: Some(health.as_fd()) };
-        let channel = caller.call_and_enter(&self.addresses[peer][0].resolve()?, &hello)?;
-        self.add_line(peer, channel)
-    }
-
-    /// Takes over the control connection with `peer`.
-    pub fn add_line(self: &Arc<Self>, peer: usize, channel: Channel) -> Result<()> {
-        self.reactor.add_line(self, peer, channel)?;
-        self.line_up(peer);
-        Ok(())
+        caller.call_and_enter(&self.addresses[peer][0].resolve()?, &hello)
     }
 
     /// The control line with `peer` is up.

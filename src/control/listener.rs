@@ -10,11 +10,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Address;
 use super::channel::Channel;
 use super::handshake::Hello;
-use super::reactor::Reactor;
-use crate::error::{Error, Result, Status, fail};
+use crate::config::Address;
+use crate::error::Result;
 use crate::wait::{Deadline, Wake};
 
 /// How long to try again while another socket has the address: a process that is about to end.
@@ -52,13 +51,14 @@ pub struct Listener {
 #[derive(Debug)]
 pub struct Listening {
     listener: Arc<Listener>,
-    reactor: Arc<Reactor>,
+    /// The control thread's: it looks then which listeners are still used.
+    thread: Arc<Wake>,
 }
 
 impl Listening {
     /// The first use of a listener.
-    pub fn new(listener: Arc<Listener>, reactor: Arc<Reactor>) -> Listening {
-        Listening { listener, reactor }
+    pub fn new(listener: Arc<Listener>, thread: Arc<Wake>) -> Listening {
+        Listening { listener, thread }
     }
 }
 
@@ -72,48 +72,13 @@ impl Deref for Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.reactor.look_again();
+        self.thread.wake();
     }
 }
 
 impl Listener {
-    /// Listens where `address` says, or where `bind` does, at its port.
-    pub fn open(
-        reactor: &Arc<Reactor>,
-        address: &Address,
-        bind: Option<&str>,
-        secret: Option<&str>,
-        is_meeting_place: bool,
-    ) -> Result<Arc<Listening>> {
-        let (candidates, given) = match bind {
-            Some(host) => (Address::new(host, address.port).resolve()?, true),
-            None => (local_candidates(address)?, false),
-        };
-        let mut refused = None;
-        for candidate in candidates {
-            match reactor
-                .listening(candidate, || Listener::bind(candidate, secret, is_meeting_place))
-            {
-                Ok(listener) if listener.secret.as_deref() != secret => {
-                    fail!(Config, "MLXD_SECRET differs from that of another start at {candidate}")
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => fail!(
-                    Config,
-                    "cannot listen at {candidate}: another program, or a second process with this \
-                     rank, listens there already"
-                ),
-                Ok(listener) => return Ok(listener),
-                Err(e) => refused = Some((candidate, e)),
-            }
-        }
-        let Some((candidate, e)) = refused else {
-            fail!(Config, "{address} has no address to listen at");
-        };
-        let hint = if given { " (MLXD_BIND must be an address of this host)" } else { "" };
-        Err(Error::new(Status::Config, format!("cannot listen at {candidate}: {e}{hint}")))
-    }
-
-    fn bind(
+    /// Listens at an address, once no other socket has it any more.
+    pub fn bind(
         address: SocketAddr,
         secret: Option<&str>,
         is_meeting_place: bool,
@@ -187,7 +152,7 @@ pub fn guests() -> usize {
 /// Where this host can listen for those who call `address`: the address itself if it is local. All
 /// interfaces if it is not (it may be translated on the way), or if it is a name that means
 /// loopback only here (as the own host name does in many an /etc/hosts).
-fn local_candidates(address: &Address) -> Result<Vec<SocketAddr>> {
+pub fn local_candidates(address: &Address) -> Result<Vec<SocketAddr>> {
     let all = [IpAddr::from(Ipv6Addr::UNSPECIFIED), Ipv4Addr::UNSPECIFIED.into()]
         .map(|ip| SocketAddr::new(ip, address.port));
     let mut candidates = if address.host.is_empty() { Vec::new() } else { address.resolve()? };

@@ -8,11 +8,9 @@
 use std::collections::{HashSet, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind,
@@ -21,6 +19,7 @@ use rustix::net::{
 
 use super::handshake;
 use super::listener::guests;
+use super::user::{self, is_ours};
 use crate::error::{Error, Result, Status, fail};
 use crate::transport::segment::SegmentId;
 
@@ -28,8 +27,6 @@ use crate::transport::segment::SegmentId;
 const BACKLOG: u16 = 4096;
 /// Connections that are taken in at once; others may use the mailbox in between.
 const AT_ONCE: u16 = 64;
-/// The user that the kernel shows instead of one that has no number here, unless it was told otherwise.
-const NOBODY: u32 = 65534;
 /// Bytes of a group's id, which a descriptor comes with.
 const ID_BYTES: usize = size_of::<u64>();
 
@@ -53,10 +50,7 @@ struct Contents {
 impl Mailbox {
     /// One with a name that nobody can foresee.
     pub fn open() -> Result<Mailbox> {
-        let own = rustix::process::geteuid().as_raw();
-        if own == overflow_uid() {
-            fail!(System, "user {own} cannot be told from users without a number here");
-        }
+        user::require_number()?;
         let name = format!("mlxd-{}", handshake::nonce_text()?);
         let opened = unix_socket().and_then(|socket| {
             bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
@@ -201,28 +195,6 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, item: T) {
 fn unix_socket() -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-}
-
-/// Whether the other end is this process's user.
-fn is_ours(socket: &OwnedFd) -> bool {
-    let own = rustix::process::geteuid().as_raw();
-    let is_own = |peer: u32| is_same_user(peer, own, overflow_uid());
-    socket_peercred(socket).is_ok_and(|peer| is_own(peer.uid.as_raw()))
-}
-
-/// Whether two users are one. The overflow number says nothing: the kernel shows it for every user of
-/// another user namespace who has no number in this one.
-fn is_same_user(peer: u32, own: u32, overflow: u32) -> bool {
-    peer == own && own != overflow
-}
-
-/// The number that the kernel shows for users who have none here.
-fn overflow_uid() -> u32 {
-    static UID: OnceLock<u32> = OnceLock::new();
-    *UID.get_or_init(|| {
-        let told = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
-        told.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(NOBODY)
-    })
 }
 
 /// A group's id and its descriptor, once they are there.
@@ -390,13 +362,6 @@ mod tests {
         assert_eq!(mailbox.take_in().unwrap(), callers < u32::from(AT_ONCE));
         assert!(Mailbox::push(mailbox.name(), 2, left.as_fd()).unwrap());
         assert_eq!(size(mailbox.take(2, id(&left)).unwrap()), Some(3), "the last of all");
-    }
-
-    #[test]
-    fn the_overflow_user_is_nobody() {
-        assert!(is_same_user(1000, 1000, 65534) && is_same_user(0, 0, 65534));
-        assert!(!is_same_user(1000, 1001, 65534) && !is_same_user(65534, 1000, 65534));
-        assert!(!is_same_user(65534, 65534, 65534) && is_same_user(65534, 65534, 7));
     }
 
     #[test]

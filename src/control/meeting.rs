@@ -7,18 +7,17 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Address;
 use super::channel::Channel;
 use super::dial::Caller;
 use super::exchange::Exchange;
 use super::gathering::{ELSEWHERE, Gathering, Guest, lost, too_late};
 use super::handshake;
 use super::host::{self, Place};
-use super::listener::{Listener, Listening};
+use super::listener::Listening;
 use super::message::Message;
 use super::reactor::Reactor;
-use super::world::Founding;
-use crate::config::{AllGather, Meeting, RingStart, Transport};
+use super::seat::Founding;
+use crate::config::{Address, AllGather, Meeting, RingStart, Transport};
 use crate::error::{Error, Result, Status, fail};
 use crate::wait::{Deadline, interest, wait};
 
@@ -98,7 +97,7 @@ impl Starting<'_> {
     ) -> Result<Arc<Listening>> {
         let RingStart { bind, secret, .. } = self.plan;
         let (bind, secret) = (bind.as_deref(), secret.as_deref());
-        Listener::open(self.reactor, address, bind, secret, is_meeting_place)
+        self.reactor.listen(address, bind, secret, is_meeting_place)
     }
 
     /// How long others may stay silent, as it travels.
@@ -141,7 +140,7 @@ impl Starting<'_> {
             has_lines: true,
             mailbox: None,
             secret: self.plan.secret.clone(),
-            reactor: self.reactor.clone(),
+            post: self.reactor.post().clone(),
             listeners,
         }
     }

@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Address;
 use super::host::Place;
-use super::records::Topic;
 use crate::call::Call;
+use crate::config::Address;
 use crate::error::{Error, Result, Status};
 use crate::transport::segment::SegmentId;
 
@@ -117,6 +116,23 @@ pub enum Wait {
         /// Whether the lane for it is there.
         connected: bool,
     },
+}
+
+/// What a record is about: no two of a rank in a group are about the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Topic {
+    /// How the group's ranks find each other.
+    Start,
+    /// That this rank has found the others.
+    Ready,
+    /// What this rank gives to the split that has this place among the collectives.
+    Split(u64),
+    /// Which collective it calls at this place.
+    Call(u64),
+    /// Which message it sends to the receiver at this place.
+    Send(u64),
+    /// Which message it receives from the receiver at this place.
+    Recv(u64),
 }
 
 impl Message {

@@ -9,38 +9,56 @@
 //!
 //! A *host* is where ranks can share memory. The ranks of a group on one host are a *node*; its lowest
 //! rank makes their *segment* and leaves the descriptor in each other's *mailbox*.
+//!
+//! From the top down; each file knows only those below it:
+//!
+//! - `lineless`, `start`, `entry`, `meeting`, `gathering`: how a world comes up.
+//! - `reactor`, `desk`, `line`, `greeting`: the control thread, and what it looks after.
+//! - `seat`, `hearing`, `groups`, `failure`, `lines`, `lanes`, `records`, `sharing`: what a world does, by topic.
+//! - `world`, `state`, `member`: what a world is, what changes in it, and its groups.
+//! - `post`: the way to the control thread; `mailbox`, `listener`, `dial`, `channel`, `exchange`: to other ranks.
+//! - `message`, `handshake`, `host`: what ranks say, prove, and tell of where they are.
 
 mod channel;
 mod cores;
+mod desk;
 mod dial;
 mod entry;
 mod exchange;
 mod failure;
 mod gathering;
 mod greeting;
+mod groups;
 mod handshake;
+mod hearing;
 mod host;
 mod interfaces;
 mod lanes;
+mod line;
 mod lineless;
 mod lines;
 mod listener;
 mod mailbox;
 mod meeting;
+mod member;
 mod message;
+mod post;
 mod reactor;
 mod records;
+mod seat;
 mod sharing;
 mod start;
+mod state;
+mod user;
+mod wording;
 mod world;
 
 pub use exchange::{Exchange, REPORT_BYTES, Report};
-pub use handshake::Purpose;
-pub use lanes::LaneKey;
+pub use handshake::{LaneKey, Purpose};
 pub use lineless::{Started, decline_by_all_gather, start_by_all_gather};
+pub use member::Member;
+pub use message::Topic;
 pub use reactor::Reactor;
-pub use records::Topic;
+pub use seat::Seat;
 pub use start::start;
-pub use world::{Member, Seat, World};
-
-use crate::config::Address;
+pub use world::World;

@@ -1,47 +1,16 @@
 //! Records: a few bytes that ranks of a group tell each other over their lines, for what has no lanes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use serde::{Deserialize, Serialize};
-
-use super::message::Message;
-use super::world::{Member, World};
+use super::member::Member;
+use super::message::{Message, Topic};
+use super::world::World;
 use crate::error::{Result, fail};
 use crate::health::Health;
 use crate::wait::Deadline;
 
-/// What a record is about: no two of a rank in a group are about the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Topic {
-    /// How the group's ranks find each other.
-    Start,
-    /// That this rank has found the others.
-    Ready,
-    /// What this rank gives to the split that has this place among the collectives.
-    Split(u64),
-    /// Which collective it calls at this place.
-    Call(u64),
-    /// Which message it sends to the receiver at this place.
-    Send(u64),
-    /// Which message it receives from the receiver at this place.
-    Recv(u64),
-}
-
 /// Records of groups that this rank has not made yet: more are from no rank that works.
 const EARLY: usize = 1 << 16;
-
-/// What others told, until it is asked for: by group, topic and rank of the world.
-#[derive(Debug, Default)]
-pub(super) struct Records {
-    told: HashMap<(u64, Topic, usize), Vec<u8>>,
-}
-
-impl Records {
-    /// Drops what was told of a group.
-    pub(super) fn forget(&mut self, group: u64) {
-        self.told.retain(|(of, _, _), _| *of != group);
-    }
-}
 
 impl World {
     /// `peer` has told a record.

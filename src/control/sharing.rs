@@ -5,8 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::mailbox::Mailbox;
+use super::member::Member;
 use super::message::Message;
-use super::world::{Member, Presence, World};
+use super::state::{News, Presence};
+use super::world::World;
 use crate::error::{Error, Result, fail};
 use crate::health::Health;
 use crate::transport::segment::{Segment, SegmentId};
@@ -16,16 +18,6 @@ use crate::wait::Deadline;
 const EARLY_NEWS: usize = 1024;
 /// How long to wait where a mailbox is full: its rank's control thread takes in what is there.
 const FULL: Duration = Duration::from_millis(1);
-
-/// What a rank was told of a group's segment.
-#[derive(Debug)]
-pub struct News {
-    /// Which group.
-    pub group: u64,
-    from: usize,
-    /// Which it is, or why there is none.
-    segment: Result<SegmentId>,
-}
 
 impl World {
     /// The group's ranks on this rank's host, as numbers within the group, in ascending order. Ranks

@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::host::Place;
 use super::mailbox::Mailbox;
 use super::meeting::{Lines, Starting};
+use super::member::Member;
 use super::reactor::Reactor;
-use super::world::{Founding, Member, Seat, World};
+use super::seat::{Founding, Seat};
+use super::world::World;
 use crate::config::{RingStart, Transport};
 use crate::error::{Result, Status};
 use crate::health::Health;
@@ -45,8 +47,8 @@ impl Starting<'_> {
         let (reactor, deadline) = (self.reactor, self.deadline);
         let world = World::found(founding);
         world.enter(member.clone());
-        reactor.serve(&world)?;
-        let shared = connect(&world, lines, &member.health, deadline).and_then(|()| {
+        reactor.serve(&world);
+        let shared = connect(reactor, &world, lines, &member.health, deadline).and_then(|()| {
             let bytes = segment_bytes(world.node(&member).len());
             come_up(&world, &member, bytes, self.plan.transport, deadline)
         });
@@ -80,12 +82,19 @@ fn here(plan: &RingStart) -> Result<(Place, Option<Mailbox>)> {
 }
 
 /// Brings up the lines of which the meeting left those with rank 0.
-fn connect(world: &Arc<World>, lines: Lines, health: &Health, deadline: Deadline) -> Result<()> {
+fn connect(
+    reactor: &Arc<Reactor>,
+    world: &World,
+    lines: Lines,
+    health: &Health,
+    deadline: Deadline,
+) -> Result<()> {
     for (rank, channel) in lines {
-        world.add_line(rank, channel)?;
+        reactor.add_line(world, rank, channel)?;
     }
     for rank in 1..world.rank {
-        world.call_line(rank, deadline, health).map_err(|e| {
+        let called = world.call_line(rank, deadline, health);
+        called.and_then(|channel| reactor.add_line(world, rank, channel)).map_err(|e| {
             let here = world.rank;
             e.at(format_args!("rank {here} cannot reach rank {rank}"))
         })?;

@@ -7,8 +7,9 @@ use std::time::Instant;
 use super::context::Context;
 use super::driver::Driver;
 use super::event::{Event, Events};
+use super::handle::StreamHandle;
 use super::memory::{Kind, device_of, kind_of};
-use super::stream::{Pending, Stream, StreamHandle, pause};
+use super::stream::{Pending, Stream, pause};
 use crate::error::Result;
 
 /// A copy that is under way.

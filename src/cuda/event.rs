@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::context::Context;
 use super::driver::Relaxed;
-use super::stream::StreamHandle;
+use super::handle::StreamHandle;
 use crate::error::Result;
 
 /// `CU_EVENT_DISABLE_TIMING`: the cheapest there is.

@@ -8,6 +8,7 @@ mod context;
 mod copy;
 mod driver;
 mod event;
+mod handle;
 mod memory;
 mod stream;
 
@@ -15,5 +16,6 @@ pub use context::{Context, Entered};
 pub use copy::{catch_up, copy, copy_on};
 pub use driver::{Driver, loaded, open, present};
 pub use event::{Event, Events};
+pub use handle::StreamHandle;
 pub use memory::{Kind, device_of, kind_of};
-pub use stream::{Pending, Stream, StreamHandle, pause};
+pub use stream::{Pending, Stream, pause};

@@ -1,62 +1,19 @@
 //! A stream that the caller owns, and what of ours is under way on it.
 
 use std::collections::VecDeque;
-use std::ffi::{c_int, c_void};
+use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cudarc::driver::sys::{CUcontext, CUstream};
+use cudarc::driver::sys::CUcontext;
 use parking_lot::Mutex;
 
 use super::context::Context;
 use super::driver::{Driver, open};
 use super::event::Events;
+use super::handle::StreamHandle;
 use crate::error::{Error, Result, Status, fail};
-
-/// A stream as the driver knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StreamHandle(CUstream);
-
-// SAFETY: a stream may be used by any thread.
-unsafe impl Send for StreamHandle {}
-// SAFETY: likewise, by several at once: the driver has its locks.
-unsafe impl Sync for StreamHandle {}
-
-impl StreamHandle {
-    /// The legacy default stream of the current context, which waits for other streams and is waited for.
-    pub const LEGACY: StreamHandle = StreamHandle(ptr::null_mut());
-
-    /// One that this library made.
-    pub fn new(raw: CUstream) -> StreamHandle {
-        StreamHandle(raw)
-    }
-
-    /// Refuses a stream that is being captured into a graph, or cannot be used while another is; in the
-    /// context.
-    pub fn refuse_capture(self, driver: &Driver) -> Result<()> {
-        let mut status: c_int = 0;
-        // SAFETY: the stream is its owner's, who keeps it; the driver writes an int of ours.
-        let code = unsafe { (driver.functions.stream_is_capturing)(self.0, &mut status) };
-        match (code, status) {
-            (0, 0) => Ok(()),
-            (0, _) => fail!(
-                InvalidArgument,
-                "the stream is being captured into a CUDA graph, which operations between ranks cannot be part of"
-            ),
-            (CAPTURE_IMPLICIT, _) => fail!(
-                InvalidArgument,
-                "another stream is being captured into a CUDA graph, and the default stream cannot be used meanwhile"
-            ),
-            (code, _) => driver.check("cuStreamIsCapturing", code),
-        }
-    }
-
-    /// As the driver takes it.
-    pub fn raw(self) -> CUstream {
-        self.0
-    }
-}
 
 /// Work on a stream.
 pub trait Pending: Send + Sync {
@@ -101,8 +58,6 @@ impl Work {
 
 /// `CU_STREAM_LEGACY` and `CU_STREAM_PER_THREAD`: default streams by another name.
 const LEGACY: usize = 1;
-/// `CUDA_ERROR_STREAM_CAPTURE_IMPLICIT`
-const CAPTURE_IMPLICIT: c_int = 906;
 const PER_THREAD: usize = 2;
 
 impl Stream {
@@ -119,12 +74,12 @@ impl Stream {
                 "cudaStreamPerThread is another stream on each thread, and NCCL has threads of its own: make a \
                  stream (cudaStreamCreate)"
             ),
-            _ => StreamHandle(raw.cast()),
+            _ => StreamHandle::new(raw.cast()),
         };
         let mut context: CUcontext = ptr::null_mut();
         if handle != StreamHandle::LEGACY {
             // SAFETY: the caller vouches for the stream.
-            let code = unsafe { (driver.functions.stream_get_ctx)(handle.0, &mut context) };
+            let code = unsafe { (driver.functions.stream_get_ctx)(handle.raw(), &mut context) };
             driver.check("cuStreamGetCtx", code).map_err(|e| {
                 Error::new(Status::InvalidArgument, format!("this is no CUDA stream: {e}"))
             })?;

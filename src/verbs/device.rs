@@ -8,7 +8,7 @@ use std::sync::Once;
 use super::abi::*;
 use super::address::{AddressKind, GidEntry, PortAddress, choose_gid, gid_kind, is_own_address};
 use super::functions::Functions;
-use super::lending::Lender;
+use super::lending::lender::Lender;
 use super::library::forks_need_nothing;
 use super::open;
 use super::partition::{PartitionKey, choose_partition};

@@ -7,18 +7,44 @@
 use std::time::Duration;
 
 use super::abi::{Comm, MessageStatus, Request};
-use super::news::GroupId;
+use super::id::GroupId;
+use super::news::News;
 use super::runtime::Runtime;
 use super::turns::Turn;
+use crate::config::MpiSettings;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result, Status, fail};
 use crate::reduce::Reduction;
 use crate::wait::Deadline;
 
-/// What starts take turns by, beside splits of groups: no world has this number.
-pub const STARTS: GroupId = GroupId { world: 0, group: 0 };
-
 impl Runtime {
+    /// Finds the other ranks, which must all have been started by one launcher.
+    pub(super) fn meet(&mut self, settings: &MpiSettings, deadline: Deadline) -> Result<()> {
+        self.check_size(settings)?;
+        if self.size > 1 {
+            self.news = News::on(self.duplicate_world(deadline)?);
+        }
+        Ok(())
+    }
+
+    /// A library of another family than the launcher gives each process a world of its own.
+    fn check_size(&self, settings: &MpiSettings) -> Result<()> {
+        let Some(launcher) = &settings.launcher else { return Ok(()) };
+        if launcher.size.is_none_or(|size| size == self.size) {
+            return Ok(());
+        }
+        fail!(
+            Config,
+            "the launcher says {}, but the MPI library {} ({}) sees {} rank{}: it is not the \
+             launcher's own; name that one with MLX_MPI_LIBNAME, or use this library's mpirun",
+            launcher.variable,
+            self.library.name,
+            self.library.version,
+            self.size,
+            if self.size == 1 { "" } else { "s" }
+        )
+    }
+
     /// Comes back once all ranks of `comm` have come, and, where one thread makes all calls, once it
     /// is everybody's turn: the order holds until the turn is dropped. `look` is asked before this rank
     /// says that it comes, and while it waits for its turn; once it has said the last word it goes on,
@@ -91,7 +117,7 @@ impl Runtime {
         }
         // One that gave up has said so, and has said before that it comes.
         let look = || self.out_of_step.get().map_or(Ok(()), |cause| Err(cause.clone()));
-        let turn = self.come_together(STARTS, comm, deadline, look);
+        let turn = self.come_together(GroupId::STARTS, comm, deadline, look);
         let turn = turn.map_err(|e| self.out_of_step(e))?;
         let world = self.duplicate_world(deadline);
         drop(turn);
@@ -141,15 +167,9 @@ impl Runtime {
         };
         if self.out_of_step.set(cause.clone()).is_ok() {
             let all: Vec<usize> = (0..self.size).collect();
-            self.tell(&all, STARTS, &cause);
+            self.tell(&all, GroupId::STARTS, &cause);
         }
         self.spoil();
         cause
-    }
-
-    /// Another rank has said so.
-    pub fn is_out_of_step(&self, cause: Error) {
-        // The first cause stays.
-        let _ = self.out_of_step.set(cause);
     }
 }

@@ -5,13 +5,15 @@
 //! - `collectives.rs`, `messages.rs`, `reductions.rs`: what is asked of it.
 //! - `waiting.rs`, `staging.rs`: waits with a limit, on memory of ours; `meeting.rs`, `turns.rs`: before
 //!   calls that have none.
-//! - `news.rs`, `agreement.rs`: what ranks tell each other beside that: failures, and calls to compare.
+//! - `id.rs`, `news.rs`, `telling.rs`, `agreement.rs`: what ranks tell each other beside that: failures, and
+//!   calls to compare.
 
 pub mod abi;
 mod agreement;
 mod caller;
 mod collectives;
 pub mod functions;
+mod id;
 mod library;
 mod meeting;
 mod messages;
@@ -20,6 +22,7 @@ mod place;
 mod reductions;
 mod runtime;
 mod staging;
+mod telling;
 mod turns;
 mod waiting;
 
@@ -43,7 +46,7 @@ use crate::wait::Deadline;
 use abi::{Comm, UNDEFINED};
 use collectives::meet;
 use functions::Functions;
-use news::GroupId;
+use id::GroupId;
 use staging::Staging;
 use waiting::Way;
 

@@ -14,7 +14,6 @@ use super::library::Library;
 use super::news::News;
 use super::reductions::Operations;
 use super::turns::Turns;
-use crate::config::MpiSettings;
 use crate::error::{Error, Result, Status, fail};
 use crate::wait::Deadline;
 
@@ -108,33 +107,6 @@ impl Runtime {
             groups: AtomicU32::new(0),
             turns: Turns::default(),
         })
-    }
-
-    /// Finds the other ranks, which must all have been started by one launcher.
-    pub(super) fn meet(&mut self, settings: &MpiSettings, deadline: Deadline) -> Result<()> {
-        self.check_size(settings)?;
-        if self.size > 1 {
-            self.news = News::on(self.duplicate_world(deadline)?);
-        }
-        Ok(())
-    }
-
-    /// A library of another family than the launcher gives each process a world of its own.
-    fn check_size(&self, settings: &MpiSettings) -> Result<()> {
-        let Some(launcher) = &settings.launcher else { return Ok(()) };
-        if launcher.size.is_none_or(|size| size == self.size) {
-            return Ok(());
-        }
-        fail!(
-            Config,
-            "the launcher says {}, but the MPI library {} ({}) sees {} rank{}: it is not the \
-             launcher's own; name that one with MLX_MPI_LIBNAME, or use this library's mpirun",
-            launcher.variable,
-            self.library.name,
-            self.library.version,
-            self.size,
-            if self.size == 1 { "" } else { "s" }
-        )
     }
 
     /// A number for a group that this rank leads.

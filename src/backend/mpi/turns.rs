@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::news::GroupId;
+use super::id::GroupId;
 use crate::error::Result;
 use crate::wait::Deadline;
 

@@ -29,15 +29,16 @@
 //! - `message.rs`: headers. `buffers.rs`: registered memory. `channel.rs`: what a wire keeps of one.
 //! - `wire.rs`, `traffic.rs`, `service.rs`: a wire's life; what goes over it; what it does for channels.
 //!   `introduction.rs`: how its ends meet.
-//! - `opening.rs`, `link.rs`: how the ends of a channel meet; the link over it. `approach.rs`: the same
-//!   where there is no wire yet.
-//! - `control.rs`, `record.rs`: how they meet over the wire itself, and how it is found out that the other
-//!   end is gone or something was lost.
+//! - `greeting.rs`, `opening.rs`, `link.rs`: how the ends of a channel meet; the link over it.
+//!   `approach.rs`: the same where there is no wire yet.
+//! - `control.rs`, `record.rs`, `speaking.rs`: how they meet over the wire itself, and how it is found out
+//!   that the other end is gone or something was lost.
 
 mod approach;
 mod buffers;
 mod channel;
 mod control;
+mod greeting;
 mod introduction;
 mod lending;
 #[cfg(test)]
@@ -47,6 +48,7 @@ mod message;
 mod opening;
 mod record;
 mod service;
+mod speaking;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -54,9 +56,8 @@ mod wire;
 
 pub use approach::{Approach, Prospect};
 pub use channel::Ways;
-pub use control::open;
 pub use introduction::{INTRODUCTION_BYTES, Introduction, NOBODY};
-pub use opening::Opening;
+pub use opening::{Opening, open};
 pub use record::Name;
 pub use wire::{Registered, Stub, Wire};
 

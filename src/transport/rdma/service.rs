@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::CREDITS_DUE;
 use super::buffers::Buffer;
 use super::channel::{Channel, Filled, Landed, Ways};
-use super::opening::Orphan;
+use super::greeting::Orphan;
 use super::wire::{State, Wire};
 use crate::error::{Error, Result, fail};
 use crate::verbs::queue_pair::Queue;

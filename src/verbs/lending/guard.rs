@@ -28,7 +28,7 @@ use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use rustix::mm::{UserfaultfdFlags, userfaultfd};
 
-use super::table::Span;
+use super::span::Span;
 
 /// `UFFD_API`
 const API: u64 = 0xaa;

@@ -1,20 +1,12 @@
-//! What it costs on a device to register memory, and to copy it.
+//! What it costs on a device to register memory, and to copy it, and when that pays.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use crate::error::Result;
-use crate::verbs::device::Device;
-use crate::verbs::memory::{Mapping, Memory, Registered};
+use std::time::Duration;
 
 /// The sizes that are registered: a small one for what a registration costs at all, and one that is large
 /// against it; both within the usual limit on locked memory, 8 MiB.
-const SMALL: usize = 64 << 10;
-const LARGE: usize = 2 << 20;
-/// What is copied at once, into memory that stays in the cache: as into a room.
-const ROOM: usize = 64 << 10;
-/// Times each is measured; the shortest counts, since all that can disturb makes it longer.
-const TIMES: usize = 5;
+pub const SMALL: usize = 64 << 10;
+/// The large one.
+pub const LARGE: usize = 2 << 20;
 
 /// Nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,26 +20,8 @@ pub struct Prices {
 }
 
 impl Prices {
-    /// What this device and machine charge.
-    pub fn measure(device: &Arc<Device>) -> Result<Prices> {
-        let (from, room) = (Mapping::new(LARGE)?, Memory::register(device, ROOM)?);
-        // SAFETY: the mapping has so many bytes, and is ours.
-        unsafe { std::ptr::write_bytes(from.base, 1, LARGE) };
-        let register = |len| shortest(|| Registered::new(device, from.base, len).map(drop));
-        let (small, large) = (register(SMALL)?, register(LARGE)?);
-        let copy = shortest(|| {
-            for at in (0..LARGE).step_by(ROOM) {
-                // SAFETY: both have so many bytes there, and nobody else uses them.
-                unsafe {
-                    std::ptr::copy_nonoverlapping(from.base.add(at), room.at(0, ROOM), ROOM);
-                }
-            }
-            Ok(())
-        })?;
-        Ok(Prices::of(small, large, copy))
-    }
-
-    fn of(small: Duration, large: Duration, copy: Duration) -> Prices {
+    /// From what it took to register memory of both sizes, and to copy the large one.
+    pub fn of(small: Duration, large: Duration, copy: Duration) -> Prices {
         let nanos = |time: Duration| time.as_nanos() as f64;
         let per_byte = (nanos(large) - nanos(small)).max(0.0) / (LARGE - SMALL) as f64;
         let base = (nanos(small) - per_byte * SMALL as f64).max(0.0);
@@ -59,16 +33,6 @@ impl Prices {
     pub fn pays(&self, len: usize, sent: u64) -> bool {
         self.base + self.per_byte * (len as f64) < self.copy * sent as f64
     }
-}
-
-fn shortest(work: impl Fn() -> Result<()>) -> Result<Duration> {
-    let mut shortest = Duration::MAX;
-    for _ in 0..TIMES {
-        let start = Instant::now();
-        work()?;
-        shortest = shortest.min(start.elapsed());
-    }
-    Ok(shortest)
 }
 
 #[cfg(test)]

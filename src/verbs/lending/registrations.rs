@@ -22,7 +22,8 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::guard::{Event, Guard, Sort, page_size, pages, sort};
 use super::sightings::Known;
-use super::table::{Region, Removed, Span, Table};
+use super::span::Span;
+use super::table::{Region, Removed, Table};
 use crate::error::{Error, Result, Status, fail};
 use crate::wait::{Deadline, Wake, interest};
 

@@ -1,6 +1,6 @@
 //! What is known of spans that calls have come with: of a fixed number of them, as for the table.
 
-use super::table::{Span, touch};
+use super::span::{Span, touch};
 
 /// Spans that are remembered.
 const REMEMBERED: usize = 32;

@@ -1,12 +1,9 @@
 //! Which memory is registered: a table of fixed size, since whoever has it locked must not allocate.
 
-use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use super::sightings::Sightings;
-
-/// Addresses.
-pub type Span = Range<usize>;
+use super::span::{Span, hold, touch};
 
 /// 16 regions at once, in all worlds of a process: with 60 for the buffers of 10 wires, which is all that
 /// Thunderbolt's 10 queue pairs make, a process stays within its 100.
@@ -101,15 +98,6 @@ pub struct Table {
     pub sightings: Sightings,
     /// Counts what is done here, to tell what was used last.
     clock: u64,
-}
-
-/// Whether they share an address.
-pub fn touch(a: &Span, b: &Span) -> bool {
-    a.start < b.end && b.start < a.end
-}
-
-fn hold(outer: &Span, inner: &Span) -> bool {
-    outer.start <= inner.start && inner.end <= outer.end
 }
 
 impl Table {

@@ -17,7 +17,8 @@ use rustix::mm::{madvise, mmap_anonymous, mremap, mremap_fixed, munmap};
 
 use super::guard::{Event, Guard, page_size};
 use super::registrations::{Registrar, Registrations, Wish};
-use super::table::{Region, Span};
+use super::span::Span;
+use super::table::Region;
 use crate::error::{Result, fail};
 use crate::wait::{Deadline, interest, wait};
 
