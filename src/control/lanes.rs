@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::dial::Caller;
 use super::handshake::{Hello, LaneKey, Purpose};
+use super::lookup::resolve;
 use super::world::World;
 use crate::error::Result;
 use crate::health::Health;
@@ -23,13 +24,11 @@ impl World {
     ) -> Result<TcpStream> {
         self.shared.lock().check_presence(peer)?;
         let lane = usize::from(key.lane) % self.addresses[peer].len();
-        let addresses = self.addresses[peer][lane].resolve()?;
         let hello = self.hello(key.purpose, key.group, peer, key.lane);
-        let caller = Caller {
-            secret: self.secret.as_deref(),
-            deadline: deadline.or(Deadline::after(self.connect_timeout)),
-            stop: Some(health.as_fd()),
-        };
+        let deadline = deadline.or(Deadline::after(self.connect_timeout));
+        let addresses = resolve(&self.addresses[peer][lane], deadline, Some(health))?;
+        let caller =
+            Caller { secret: self.secret.as_deref(), deadline, stop: Some(health.as_fd()) };
         let channel = caller.call_and_enter(&addresses, &hello);
         health.check()?;
         channel?.into_stream()

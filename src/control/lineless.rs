@@ -28,6 +28,9 @@ use crate::wait::Deadline;
 const REACH: Duration = Duration::from_secs(10);
 /// The part of a start's limit that this may take.
 const PART: u32 = 3;
+/// How long the ranks of a start without a limit may take to meet: all are there, but one may have given
+/// up while another waits for it.
+const MEET: Duration = Duration::from_secs(60);
 
 /// A world that has come up.
 pub struct Started {
@@ -81,7 +84,8 @@ pub fn start_by_all_gather(
     let mut why = agree_on_secret(plan, &exchange, &gathered, &report(&reached))?;
     if why.is_none() {
         // A world of many takes longer, and that its ranks meet is likely by now.
-        let starting = part(plan.connect_timeout.map(|limit| limit - limit / PART));
+        let limit = plan.connect_timeout.map_or(MEET, |limit| limit - limit / PART);
+        let starting = part(Some(limit));
         let met = reached.and_then(|channel| starting.meet_after(gathered.clone(), channel));
         let up = met.and_then(|met| starting.bring_up(met, member.clone(), |_| 0));
         why = exchange.agree(&report(&up))?;

@@ -6,6 +6,7 @@ use super::channel::Channel;
 use super::dial::Caller;
 use super::handshake::Purpose;
 use super::host::number;
+use super::lookup::resolve;
 use super::message::Message;
 use super::state::{Presence, Shared};
 use super::wording::ranks;
@@ -20,7 +21,8 @@ impl World {
         let hello = self.hello(Purpose::Control, 0, peer, 0);
         let caller =
             Caller { secret: self.secret.as_deref(), deadline, stop: Some(health.as_fd()) };
-        caller.call_and_enter(&self.addresses[peer][0].resolve()?, &hello)
+        let addresses = resolve(&self.addresses[peer][0], deadline, Some(health))?;
+        caller.call_and_enter(&addresses, &hello)
     }
 
     /// The control line with `peer` is up.

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::channel::Channel;
 use super::handshake::Hello;
+use super::lookup::resolve;
 use crate::config::Address;
 use crate::error::Result;
 use crate::wait::{Deadline, Wake};
@@ -152,10 +153,13 @@ pub fn guests() -> usize {
 /// Where this host can listen for those who call `address`: the address itself if it is local. All
 /// interfaces if it is not (it may be translated on the way), or if it is a name that means
 /// loopback only here (as the own host name does in many an /etc/hosts).
-pub fn local_candidates(address: &Address) -> Result<Vec<SocketAddr>> {
+pub fn local_candidates(address: &Address, deadline: Deadline) -> Result<Vec<SocketAddr>> {
     let all = [IpAddr::from(Ipv6Addr::UNSPECIFIED), Ipv4Addr::UNSPECIFIED.into()]
         .map(|ip| SocketAddr::new(ip, address.port));
-    let mut candidates = if address.host.is_empty() { Vec::new() } else { address.resolve()? };
+    let mut candidates = match address.host.is_empty() {
+        true => Vec::new(),
+        false => resolve(address, deadline, None)?,
+    };
     let by_name = address.ip().is_none() && address.host != "localhost";
     if by_name && candidates.iter().any(|candidate| candidate.ip().is_loopback()) {
         candidates.clear();

@@ -7,6 +7,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
+
 use super::channel::Channel;
 use super::dial::Caller;
 use super::exchange::Exchange;
@@ -14,6 +16,7 @@ use super::gathering::{ELSEWHERE, Gathering, Guest, lost, too_late};
 use super::handshake;
 use super::host::{self, Place};
 use super::listener::Listening;
+use super::lookup::resolve;
 use super::message::Message;
 use super::reactor::Reactor;
 use super::seat::Founding;
@@ -97,7 +100,17 @@ impl Starting<'_> {
     ) -> Result<Arc<Listening>> {
         let RingStart { bind, secret, .. } = self.plan;
         let (bind, secret) = (bind.as_deref(), secret.as_deref());
-        self.reactor.listen(address, bind, secret, is_meeting_place)
+        self.reactor.listen(address, bind, secret, is_meeting_place, self.deadline)
+    }
+
+    /// What starts that would take each other's ranks hold one after the other.
+    fn turn_at<'a>(&self, starts: &'a Mutex<()>) -> Result<MutexGuard<'a, ()>> {
+        let turn = match self.deadline.left() {
+            Some(left) => starts.try_lock_for(left),
+            None => Some(starts.lock()),
+        };
+        let others = "a start at the same address in another thread has not ended in time";
+        turn.ok_or_else(|| Error::new(Status::Timeout, others))
     }
 
     /// How long others may stay silent, as it travels.
@@ -152,7 +165,7 @@ impl Starting<'_> {
         own: Vec<Address>,
     ) -> Result<(Founding, Lines)> {
         let door = listeners[0].clone();
-        let _one_start_at_a_time = door.gathering.lock();
+        let _one_start_at_a_time = self.turn_at(&door.gathering)?;
         let mut gathering = Gathering {
             size: self.plan.size,
             lanes: own.len(),
@@ -238,7 +251,7 @@ impl Starting<'_> {
         // Starts of this process with this rank and this rank 0 come one after the other, as they
         // do on rank 0.
         let queue = self.reactor.starts(&rank_0[0].to_string(), self.plan.rank);
-        let _one_start_at_a_time = queue.lock();
+        let _one_start_at_a_time = self.turn_at(&queue)?;
         let channel = self.reach(rank_0)?;
         self.join_by(channel, rank_0, listeners, own)
     }
@@ -357,7 +370,8 @@ impl Starting<'_> {
         let caller = Caller { secret, deadline: self.deadline, stop: None };
         loop {
             // A name may become known only once rank 0's host is up.
-            let candidates: Result<Vec<Vec<_>>> = rank_0.iter().map(Address::resolve).collect();
+            let found = rank_0.iter().map(|address| resolve(address, self.deadline, None));
+            let candidates: Result<Vec<Vec<_>>> = found.collect();
             let called = candidates
                 .map_err(|e| Error { status: Status::PeerLost, ..e })
                 .and_then(|candidates| caller.call(&candidates.concat(), &hello));

@@ -17,7 +17,7 @@
 //! - `seat`, `hearing`, `groups`, `failure`, `lines`, `lanes`, `records`, `sharing`: what a world does, by topic.
 //! - `world`, `state`, `member`: what a world is, what changes in it, and its groups.
 //! - `post`: the way to the control thread; `mailbox`, `listener`, `dial`, `channel`, `exchange`: to other ranks.
-//! - `message`, `handshake`, `host`: what ranks say, prove, and tell of where they are.
+//! - `message`, `handshake`, `host`, `lookup`: what ranks say, prove, and tell of where they are, and what names mean.
 
 mod channel;
 mod cores;
@@ -38,6 +38,7 @@ mod line;
 mod lineless;
 mod lines;
 mod listener;
+mod lookup;
 mod mailbox;
 mod meeting;
 mod member;

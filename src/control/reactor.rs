@@ -12,10 +12,12 @@ use parking_lot::Mutex;
 use super::channel::Channel;
 use super::desk::Desk;
 use super::listener::{Listener, Listening, local_candidates};
+use super::lookup::resolve;
 use super::post::{Command, Post};
 use super::world::World;
 use crate::config::Address;
 use crate::error::{Error, Result, Status, fail};
+use crate::wait::Deadline;
 
 /// Held while a start goes on.
 pub type StartQueue = Arc<Mutex<()>>;
@@ -54,10 +56,11 @@ impl Reactor {
         bind: Option<&str>,
         secret: Option<&str>,
         is_meeting_place: bool,
+        deadline: Deadline,
     ) -> Result<Arc<Listening>> {
         let (candidates, given) = match bind {
-            Some(host) => (Address::new(host, address.port).resolve()?, true),
-            None => (local_candidates(address)?, false),
+            Some(host) => (resolve(&Address::new(host, address.port), deadline, None)?, true),
+            None => (local_candidates(address, deadline)?, false),
         };
         let mut refused = None;
         for candidate in candidates {

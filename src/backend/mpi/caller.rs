@@ -100,8 +100,9 @@ impl Caller {
         let job = unsafe { std::mem::transmute::<Box<dyn FnOnce() + Send + '_>, Job>(job) };
         self.jobs.lock().send(job).map_err(|_| gone())?;
         loop {
-            let pause = deadline.left().map_or(LOOK_UP, |left| left.min(LOOK_UP));
-            match ended.recv_timeout(pause) {
+            let begun = claimed.load(Ordering::Acquire);
+            let left = deadline.left().filter(|_| !begun);
+            match ended.recv_timeout(left.map_or(LOOK_UP, |left| left.min(LOOK_UP))) {
                 Ok(()) => return work.1.unwrap_or_else(|| Err(gone())).map(Some),
                 Err(RecvTimeoutError::Disconnected) => return Err(gone()),
                 Err(RecvTimeoutError::Timeout) => {}
