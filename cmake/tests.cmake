@@ -136,6 +136,12 @@ add_lone_test(misconfigured contract)
 add_lone_test(strangers faults)
 add_lone_test(killed faults)
 
+add_test_program(silent_names mlxd::mlxd silent_names.c)
+add_test(NAME silent_names
+  COMMAND "${ctests_dir}/silent_names.sh" $<TARGET_FILE:silent_names>)
+set_tests_properties(silent_names PROPERTIES
+  LABELS "faults;quick" TIMEOUT 200 SKIP_RETURN_CODE 77)
+
 # Most of its time it waits.
 add_test_program(peer_lost mlxd::mlxd peer_lost.c)
 foreach(transport shm tcp mixed)

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Runs a program where name servers are asked and never answer: silent_names.sh PROGRAM [ARGUMENT ...]
+# Skipped (77) where namespaces for that cannot be made.
+set -eu
+if ! [ -e /etc/resolv.conf ] || ! unshare -mn ip link add away type veth 2>/dev/null; then
+    echo "skipped: no network namespaces with ip, or no /etc/resolv.conf, here"
+    exit 77
+fi
+file=$(mktemp)
+trap 'rm -f "$file"' EXIT
+printf 'nameserver 10.9.9.9\noptions timeout:30 attempts:2\n' >"$file"
+# shellcheck disable=SC2016  # the inner shell expands it
+unshare -mn sh -c '
+    set -eu
+    mount --bind "$0" /etc/resolv.conf
+    ip link set lo up
+    ip link add away type veth peer name nobody
+    ip link set nobody up
+    ip link set away up
+    ip address add 10.9.9.1/24 dev away
+    ip neighbour add 10.9.9.9 lladdr 02:00:00:00:00:09 dev away
+    "$@"' "$file" "$@"
