@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -49,13 +49,19 @@ impl Drop for Task {
 }
 
 /// The file that a group leaves if it fails.
-#[derive(Debug)]
-pub struct Will(Arc<Writing>);
+#[derive(Debug, Default)]
+pub struct Will {
+    writing: Arc<Writing>,
+    /// Until when it is waited for, once somebody waits.
+    deadline: OnceLock<Instant>,
+}
 
 impl Will {
-    /// Once the group has failed: waits until its file is written, but not for long.
+    /// Once the group has failed: waits until its file is written, but not for long, and all calls
+    /// together no longer than the first.
     pub fn settle(&self) {
-        self.0.settle(Instant::now() + PATIENCE);
+        let deadline = self.deadline.get_or_init(|| Instant::now() + PATIENCE);
+        self.writing.settle(*deadline);
     }
 }
 
@@ -79,8 +85,8 @@ impl Archive {
     pub fn watch(&self, health: &Health, order: Arc<Order>, identity: Arc<Identity>) -> Will {
         let archive = self.clone();
         // To be done from now on: whoever sees the group failed may come before its witness is told.
-        let will = Will(Arc::default());
-        let task = will.0.begin();
+        let will = Will::default();
+        let task = will.writing.begin();
         health.on_failure(Box::new(move |cause| {
             let tasks = (task, archive.writing.begin());
             let failure = Failure::new(cause, Some(since_1970()));
