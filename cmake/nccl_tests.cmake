@@ -39,7 +39,7 @@ add_fake(fake_nccl_named "${fake_dir}_named" libother-nccl.so "${fake_nccl_sourc
 # --- programs --------------------------------------------------------------------------------------
 
 foreach(program nccl_premises nccl_reduce nccl_move nccl_streams nccl_arguments nccl_groups nccl_failures
-                nccl_lost nccl_errors nccl_start nccl_process nccl_mismatch nccl_capture)
+                nccl_lost nccl_aborts nccl_errors nccl_start nccl_process nccl_mismatch nccl_capture)
   add_test_program(${program} mlxd::mlxd ${program}.c)
   target_link_libraries(${program} PRIVATE ${CMAKE_DL_LIBS})
 endforeach()
@@ -149,6 +149,23 @@ foreach(ranks 1 2)
 endforeach()
 # Only where the calls are compared first: what they do to real NCCL is not to be tried.
 add_gpu_test(mismatch_2 nccl_mismatch 2 checked)
+# Aborts that take their time, or never end.
+foreach(way returns never)
+  set(abort_ms 2000)
+  if(way STREQUAL "never")
+    set(abort_ms -1)
+  endif()
+  foreach(scene call stream)
+    add_nccl_test(lost_abort_${scene}_${way} "${fake_dir}"
+                  "FAKE_NCCL_HANG=launch:2 FAKE_NCCL_ABORT_MS=${abort_ms}"
+                  nccl_aborts 2 ${scene} ${way})
+  endforeach()
+  add_nccl_test(lost_abort_split_${way} "${fake_dir}"
+                "FAKE_NCCL_HANG=init:2 FAKE_NCCL_ABORT_MS=${abort_ms}" nccl_aborts 2 split ${way})
+  add_nccl_test(lost_abort_start_${way} "${fake_dir}"
+                "FAKE_NCCL_HANG=init:1 FAKE_NCCL_RANK=1 FAKE_NCCL_ABORT_MS=${abort_ms} MLXD_CONNECT_TIMEOUT_MS=1500"
+                nccl_aborts 2 start ${way})
+endforeach()
 foreach(scene waiting stream staged recv idle)
   foreach(ranks 2 3)
     add_nccl_test(lost_${scene}_${ranks} "${fake_dir}" "" nccl_lost ${ranks} ${scene})

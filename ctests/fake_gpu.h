@@ -148,5 +148,7 @@ EXPORT int fake_cuda_place(int device);
 EXPORT long fake_cuda_live(const char *what);
 /* NCCL's: communicators that were neither destroyed nor aborted. */
 EXPORT long fake_nccl_live(void);
+/* How many of its threads are in what FAKE_NCCL_HANG asks for. */
+EXPORT long fake_nccl_stuck(void);
 
 #endif

@@ -21,7 +21,10 @@
  * nothing else, "*" every one. Others: version uniqueid init split allgather reducescatter
  * broadcast send recv groupend finalize destroy abort asyncerror.
  *
- * FAKE_NCCL_HANG: "send:1" never ends until it is aborted; also init, split, finalize.
+ * FAKE_NCCL_HANG: "send:1" never ends until it is aborted; also init, split, finalize, and launch:
+ * NCCL's thread, before it puts anything on a stream.
+ *
+ * FAKE_NCCL_ABORT_MS: how long ncclCommAbort takes before it ends anything; -1: it never returns; 0.
  *
  * FAKE_NCCL_ASYNC_ERROR: "allgather:1:6", the same, and ncclCommGetAsyncError says 6.
  *
@@ -373,6 +376,15 @@ EXPORT ncclResult_t ncclCommDestroy(ncclComm_t comm) {
     return ncclSuccess;
 }
 
+/* As NCCL may, which waits for its own threads and for what the device is stuck in. */
+static void take_time_to_abort(ncclComm_t comm) {
+    long left = settings_count(comm->rank) ? fake_number("FAKE_NCCL_ABORT_MS", 0) : 0;
+    while (left != 0) {
+        usleep(1000);
+        left -= left > 0;
+    }
+}
+
 EXPORT ncclResult_t ncclCommAbort(ncclComm_t comm) {
     static atomic_long calls;
     if (!comm_enter(comm, "ncclCommAbort")) {
@@ -384,6 +396,7 @@ EXPORT ncclResult_t ncclCommAbort(ncclComm_t comm) {
         return (ncclResult_t)code;
     }
     comm_end(comm, "ncclCommAbort");
+    take_time_to_abort(comm);
     atomic_store(&comm->abort, 1);
     if (!idle(comm, true, 60000)) {
         fake_misuse("NCCL", "ncclCommAbort waits for a minute already: its operations are queued "

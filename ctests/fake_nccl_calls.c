@@ -67,9 +67,14 @@ static int put_on_stream(struct launch *launch) {
 }
 
 static void launch_late(void *argument) {
+    static atomic_long launches;
     struct launch *launch = argument;
     ncclComm_t comm = launch->comm;
+    long nth = atomic_fetch_add(&launches, 1) + 1;
     be_slow(comm);
+    if (settings_count(comm->rank) && fake_due("FAKE_NCCL_HANG", "launch", nth, 0) >= 0) {
+        hang(comm);
+    }
     int result = put_on_stream(launch);
     int expected = ncclInProgress;
     atomic_compare_exchange_strong(&comm->state, &expected, result);

@@ -70,10 +70,18 @@ void traffic_receive(struct traffic *traffic, int peer, void *bytes, size_t coun
     lane_add(&traffic->in[peer], bytes, count, what);
 }
 
+static atomic_long stuck;
+
+EXPORT long fake_nccl_stuck(void) {
+    return atomic_load(&stuck);
+}
+
 void hang(ncclComm_t comm) {
+    atomic_fetch_add(&stuck, 1);
     while (!comm_aborted(comm)) {
         usleep(500);
     }
+    atomic_fetch_sub(&stuck, 1);
 }
 
 static void peer_gone(ncclComm_t comm, int peer) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cudarc::nccl::sys::{ncclComm_t, ncclConfig_t, ncclUniqueId};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::library::{Functions, Library, Progress};
 use crate::cuda::pause;
@@ -20,6 +20,9 @@ const UNDEFINED: c_int = c_int::MIN;
 const MAGIC: c_uint = 0xcafe_beef;
 /// Whose layout it has: later versions fill in what came later.
 const LAYOUT: c_uint = 21800;
+
+/// 10 ms: how often one that waits for another's call looks whether the communicator is ended meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Bytes of a unique id.
 pub const ID_BYTES: usize = 128;
@@ -46,16 +49,19 @@ pub struct Communicator {
     raw: Mutex<Option<Raw>>,
     /// Set before it is aborted: what ends from then on may have been cut short.
     aborted: AtomicBool,
+    /// Set before it is aborted or destroyed: nobody waits for that.
+    ending: AtomicBool,
 }
 
 impl Communicator {
-    /// Begins to connect the ranks that have this id; in the device's context.
+    /// Begins to connect the ranks that have this id; in the device's context. Also if that fails, there may be
+    /// something to abort.
     pub fn join(
         library: Arc<Library>,
         id: &[u8; ID_BYTES],
         rank: usize,
         size: usize,
-    ) -> Result<Communicator> {
+    ) -> (Communicator, Result<()>) {
         let mut config = ncclConfig_t {
             size: size_of::<ncclConfig_t>(),
             magic: MAGIC,
@@ -77,16 +83,26 @@ impl Communicator {
         let communicator = Communicator {
             raw: Mutex::new((!raw.is_null()).then_some(Raw(raw))),
             aborted: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             library,
         };
-        match communicator.library.progress("ncclCommInitRankConfig", code, raw) {
-            Ok(_) if raw.is_null() => fail!(Backend, "ncclCommInitRankConfig made nothing"),
-            Ok(_) => Ok(communicator),
-            Err(e) => {
-                communicator.abort();
-                Err(e)
+        let begun = match communicator.library.progress("ncclCommInitRankConfig", code, raw) {
+            Ok(_) if raw.is_null() => {
+                Err(Error::new(Status::Backend, "ncclCommInitRankConfig made nothing"))
+            }
+            begun => begun.map(drop),
+        };
+        (communicator, begun)
+    }
+
+    /// The communicator, for one at a time; not behind its end, which NCCL may take any time for.
+    fn lock(&self) -> Result<MutexGuard<'_, Option<Raw>>> {
+        while !self.ending.load(Ordering::SeqCst) {
+            if let Some(raw) = self.raw.try_lock_for(LOOK) {
+                return Ok(raw);
             }
         }
+        Err(gone())
     }
 
     /// Makes one call of NCCL's, or one group of them.
@@ -95,7 +111,7 @@ impl Communicator {
         what: &str,
         body: impl FnOnce(&Functions, ncclComm_t) -> c_int,
     ) -> Result<Progress> {
-        let raw = self.raw.lock();
+        let raw = self.lock()?;
         let Some(Raw(comm)) = &*raw else { return Err(gone()) };
         let code = body(&self.library.functions, *comm);
         self.library.progress(what, code, *comm)
@@ -103,7 +119,7 @@ impl Communicator {
 
     /// Whether what was called is done; what went wrong meanwhile, on whatever rank.
     pub fn state(&self) -> Result<Progress> {
-        let raw = self.raw.lock();
+        let raw = self.lock()?;
         let Some(Raw(comm)) = &*raw else { return Err(gone()) };
         let mut state: c_int = 0;
         // SAFETY: the communicator is there while the lock is held; NCCL writes an int of ours.
@@ -122,9 +138,11 @@ impl Communicator {
         self.raw.try_lock().is_some_and(|raw| raw.is_none())
     }
 
-    /// Ends it at once, and what is under way in it on the device; the first time only.
+    /// Ends it at once, and what is under way in it on the device; the first time only. NCCL waits for its own
+    /// threads, and for what they wait for on the device: for a thread that has nobody waiting for it.
     pub fn abort(&self) {
         self.aborted.store(true, Ordering::SeqCst);
+        self.ending.store(true, Ordering::SeqCst);
         let mut raw = self.raw.lock();
         if let Some(Raw(comm)) = raw.take() {
             // SAFETY: taken, so nobody else uses it, nor will.
@@ -147,6 +165,7 @@ impl Communicator {
                 return self.abort();
             }
         }
+        self.ending.store(true, Ordering::SeqCst);
         let mut raw = self.raw.lock();
         if let Some(Raw(comm)) = raw.take() {
             // SAFETY: likewise.

@@ -185,9 +185,7 @@ impl Shared {
         // What is on the stream already must be known to be over, also after a failure; and NCCL, which may be
         // about to put more there, is done with it once the communicator has ended.
         let cause = issued.err().map(|e| self.failed(e));
-        if cause.is_some() {
-            self.await_release();
-        }
+        let given_up = cause.as_ref().and_then(|_| self.await_release().err());
         let end = match self.events.record(handle) {
             Ok(end) => end,
             Err(e) => {
@@ -202,9 +200,10 @@ impl Shared {
         drop(turn);
         self.watch(work.clone());
         let Some(cause) = cause else { return Ok(Some(work)) };
-        let _ = self.wait_for(&work);
+        let outcome = self.wait_for(&work);
         told.into_iter().for_each(|told| told(false));
-        Err(cause)
+        // The same cause, which may add that the device still has the buffers.
+        Err(given_up.or(outcome.err()).unwrap_or(cause))
     }
 
     /// What an operation takes of the device's queue at once, at most.
@@ -215,12 +214,16 @@ impl Shared {
         }
     }
 
-    /// Waits until the communicator of a group that has failed has ended, unless that takes too long.
-    fn await_release(&self) {
+    /// Waits until the communicator of a group that has failed has ended; fails if that takes too long.
+    fn await_release(&self) -> Result<()> {
         let since = Instant::now();
-        while !self.comm.is_gone() && self.has_given_up().is_none() {
+        while !self.comm.is_gone() {
+            if let Some(outcome) = self.has_given_up() {
+                return outcome;
+            }
             pause(since, false);
         }
+        Ok(())
     }
 
     /// The place behind the group's last operation, when there is room for one of so many commands.

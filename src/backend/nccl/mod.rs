@@ -69,7 +69,7 @@ struct Shared {
     events: Arc<Events>,
     /// For operations without a stream.
     stream: StreamHandle,
-    comm: Communicator,
+    comm: Arc<Communicator>,
     world: Arc<Seat>,
     wardens: Arc<Wardens>,
     member: Member,

@@ -100,9 +100,8 @@ impl Parts {
         parent: Option<&Health>,
         deadline: Deadline,
     ) -> Result<Nccl> {
-        let outcome = self.connect(&context, &member, parent, deadline);
-        let (comm, stream) = outcome.map_err(|e| self.failed(&member, e))?;
-        let rank = member.ranks.iter().position(|rank| *rank == self.world.rank).unwrap_or(0);
+        let (comm, stream) = self.connect(&context, &member, parent, deadline)?;
+        let rank = self.rank_in(&member);
         let (world, id) = (self.world.clone(), member.group);
         let shared = Arc::new(Shared {
             events: Events::new(context.clone()),
@@ -126,48 +125,68 @@ impl Parts {
             closing: AtomicBool::new(false),
         });
         warden::start(&shared).inspect_err(|e| {
-            shared.comm.abort();
             world.fail_group(id, e, true);
+            shared.wardens.abandon(&shared.comm, &shared.context);
         })?;
         Ok(Nccl(shared))
     }
 
-    /// The group's first rank makes the id, the others learn it; then all meet in NCCL.
+    /// All ranks of the group meet in NCCL. Fails the group on all of them if that fails.
     fn connect(
         &self,
-        context: &Context,
+        context: &Arc<Context>,
         member: &Member,
         parent: Option<&Health>,
         deadline: Deadline,
-    ) -> Result<(Communicator, StreamHandle)> {
+    ) -> Result<(Arc<Communicator>, StreamHandle)> {
+        let failed = |e| self.failed(member, e);
         let health = parent.unwrap_or(&member.health);
-        let rank = member.ranks.iter().position(|rank| *rank == self.world.rank);
-        let (rank, size) = (rank.unwrap_or(0), member.ranks.len());
-        let _inside = context.enter()?;
-        let id: [u8; ID_BYTES] = match rank {
-            0 => {
-                let id = unique_id(&self.library)?;
-                let others: Vec<usize> = (1..size).collect();
-                self.world.tell_record(member, &others, Topic::Start, &id);
-                id
-            }
-            _ => {
-                let told = self.world.await_record(member, 0, Topic::Start, health, deadline)?;
-                match told.try_into() {
-                    Ok(id) => id,
-                    Err(_) => fail!(Internal, "rank 0 told no id of NCCL's"),
-                }
-            }
-        };
-        let comm = Communicator::join(self.library.clone(), &id, rank, size)?;
-        let outcome = await_ready(&comm, health, member, deadline)
+        let _inside = context.enter().map_err(failed)?;
+        let id = self.agree_on_id(member, health, deadline).map_err(failed)?;
+        let (rank, size) = (self.rank_in(member), member.ranks.len());
+        let (comm, begun) = Communicator::join(self.library.clone(), &id, rank, size);
+        let comm = Arc::new(comm);
+        let stream = begun
+            .and_then(|()| await_ready(&comm, health, member, deadline))
             .and_then(|()| new_stream(context.driver))
             .and_then(|stream| {
                 // None goes on without the others.
                 self.world.exchange(member, Topic::Ready, &[], health, deadline).map(|_| stream)
             });
-        let stream = outcome.inspect_err(|_| comm.abort())?;
-        Ok((comm, stream))
+        match stream {
+            Ok(stream) => Ok((comm, stream)),
+            Err(e) => {
+                // The others first: the end may take its time.
+                let cause = failed(e);
+                self.wardens.abandon(&comm, context);
+                Err(cause)
+            }
+        }
+    }
+
+    /// The group's first rank makes the id, the others learn it.
+    fn agree_on_id(
+        &self,
+        member: &Member,
+        health: &Health,
+        deadline: Deadline,
+    ) -> Result<[u8; ID_BYTES]> {
+        if self.rank_in(member) == 0 {
+            let id = unique_id(&self.library)?;
+            let others: Vec<usize> = (1..member.ranks.len()).collect();
+            self.world.tell_record(member, &others, Topic::Start, &id);
+            return Ok(id);
+        }
+        let told = self.world.await_record(member, 0, Topic::Start, health, deadline)?;
+        match told.try_into() {
+            Ok(id) => Ok(id),
+            Err(_) => fail!(Internal, "rank 0 told no id of NCCL's"),
+        }
+    }
+
+    /// This rank's number in the group.
+    fn rank_in(&self, member: &Member) -> usize {
+        member.ranks.iter().position(|rank| *rank == self.world.rank).unwrap_or(0)
     }
 
     /// Fails the group on all its ranks, and returns what failed it.

@@ -4,15 +4,17 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::Shared;
+use super::communicator::Communicator;
 use super::staged::Memory;
 use super::work::Work;
-use crate::cuda::Pending;
+use crate::cuda::{Context, Pending};
 use crate::error::Result;
 use crate::wait::{Deadline, interest, wait};
 
@@ -81,6 +83,35 @@ impl Wardens {
         }
     }
 
+    /// Aborts the communicator of a group that did not come up; returns when that is done, or takes too long.
+    pub(super) fn abandon(self: &Arc<Self>, comm: &Arc<Communicator>, context: &Arc<Context>) {
+        if comm.is_gone() {
+            return;
+        }
+        let (wardens, comm, context) = (self.clone(), comm.clone(), context.clone());
+        let (under_way, end) = mpsc::channel::<()>();
+        let started = crate::thread::spawn("mlxd-nccl", move || {
+            let Some(_calls) = wardens.may_call() else { return };
+            let _inside = context.enter().inspect_err(|e| log::warn!("nccl: {e}"));
+            comm.abort();
+            drop(under_way);
+        });
+        let limit = super::RELEASE;
+        match started {
+            Err(e) => log::warn!("nccl: a communicator is left as it is: {e}"),
+            Ok(_) if end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) => {
+                log::warn!("nccl: ncclCommAbort has not ended in {} ms", limit.as_millis());
+            }
+            Ok(_) => {}
+        }
+    }
+
+    /// Keeps the process from ending while this thread is in the vendor's libraries; `None` if it ends.
+    fn may_call(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        let calls = self.calls.try_read()?;
+        (!self.is_over()).then_some(calls)
+    }
+
     /// Whether the process ends.
     fn is_over(&self) -> bool {
         self.ending.load(Ordering::SeqCst)
@@ -102,20 +133,14 @@ impl Shared {
         let (mut last_work, mut failed) = (Instant::now(), false);
         while !self.closing.load(Ordering::SeqCst) {
             let work = self.next_look(&mut last_work, failed);
-            let Some(_calls) = self.may_call() else { return };
+            let Some(_calls) = self.wardens.may_call() else { return };
             let _inside = self.context.enter().inspect_err(|e| log::warn!("nccl: {e}"));
             failed = self.see_to_the_end(work.is_empty());
             self.look_at(&work);
         }
-        let Some(_calls) = self.may_call() else { return };
+        let Some(_calls) = self.wardens.may_call() else { return };
         let _inside = self.context.enter().inspect_err(|e| log::warn!("nccl: {e}"));
         self.close();
-    }
-
-    /// Keeps the process from ending while this thread is in the vendor's libraries; `None` if it ends.
-    fn may_call(&self) -> Option<RwLockReadGuard<'_, ()>> {
-        let calls = self.wardens.calls.try_read()?;
-        (!self.wardens.is_over()).then_some(calls)
     }
 
     /// Sleeps until the next look is due, or the group fails unless it has: what there is to look at then.
