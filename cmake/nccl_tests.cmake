@@ -39,7 +39,7 @@ add_fake(fake_nccl_named "${fake_dir}_named" libother-nccl.so "${fake_nccl_sourc
 # --- programs --------------------------------------------------------------------------------------
 
 foreach(program nccl_premises nccl_reduce nccl_move nccl_streams nccl_arguments nccl_groups nccl_failures
-                nccl_lost nccl_aborts nccl_errors nccl_start nccl_process nccl_mismatch nccl_capture)
+                nccl_lost nccl_aborts nccl_errors nccl_start nccl_process nccl_exit nccl_mismatch nccl_capture)
   add_test_program(${program} mlxd::mlxd ${program}.c)
   target_link_libraries(${program} PRIVATE ${CMAKE_DL_LIBS})
 endforeach()
@@ -234,6 +234,9 @@ foreach(scene threads left forked)
     add_nccl_test(process_${scene}_${ranks} "${fake_dir}" "" nccl_process ${scene} ${ranks})
   endforeach()
   add_gpu_test(process_${scene}_2 nccl_process ${scene} 2)
+endforeach()
+foreach(scene cuda queue)
+  add_nccl_test(process_exit_${scene} "${fake_dir}" "" nccl_exit ${scene})
 endforeach()
 add_nccl_test(start_slow "${fake_dir}" "FAKE_NCCL_SLOW_MS=700" nccl_start mlx 3)
 add_nccl_test(start_alone "${fake_dir}" "" nccl_start alone)

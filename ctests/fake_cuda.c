@@ -2,11 +2,14 @@
  * memory and threads. It has the binary interface of the driver's functions that libmlxd and its
  * tests use, and is strict where CUDA is: memory of a device is not accessible to the host,
  * streams run later, contexts must be right, freed handles are refused, freeing memory waits for
- * the device. Settings, with what holds without them:
+ * the device, every call is refused in what runs at exit after the handler that cuInit registers.
+ * Settings, with what holds without them:
  *
  * FAKE_NCCL_DEVICES: how many devices there are; 8.
  *
  * FAKE_NCCL_CUDA_ERROR: "cuEventRecord:2:700" has the second call of it return 700, "*" every one.
+ *
+ * FAKE_NCCL_CUDA_INIT: "wait" has cuInit wait until the program calls fake_cuda_go().
  *
  * FAKE_NCCL_DELAY_US: each piece of work on a stream begins up to so many microseconds late, so
  * that what relies on being fast shows; 0.
@@ -23,6 +26,7 @@
 _Thread_local bool fake_in_host_function;
 
 static atomic_int process; /* that called cuInit */
+static atomic_bool ended;  /* at its exit */
 static atomic_long calls;
 static int device_count;
 static int places[MAX_DEVICES];
@@ -66,6 +70,9 @@ CUresult fake_enter(const char *name, bool context) {
     if (atomic_load(&process) != (int)getpid()) {
         return CUDA_ERROR_NOT_INITIALIZED;
     }
+    if (atomic_load(&ended)) {
+        return CUDA_ERROR_DEINITIALIZED;
+    }
     CUresult error = injected(name);
     if (error != CUDA_SUCCESS || !context) {
         return error;
@@ -97,11 +104,36 @@ static void find_devices(void) {
     }
 }
 
+static atomic_int starting; /* threads in cuInit */
+static atomic_bool go;
+
+EXPORT void fake_cuda_go(void) {
+    atomic_store(&go, true);
+}
+
+static void start_slowly(void) {
+    const char *how = getenv("FAKE_NCCL_CUDA_INIT");
+    atomic_fetch_add(&starting, 1);
+    while (how != NULL && strcmp(how, "wait") == 0 && !atomic_load(&go)) {
+        usleep(1000);
+    }
+    atomic_fetch_sub(&starting, 1);
+}
+
+static long starting_live(void) {
+    return atomic_load(&starting);
+}
+
+static void end(void) {
+    atomic_store(&ended, true);
+}
+
 EXPORT CUresult cuInit(unsigned flags) {
     CUresult error = injected("cuInit");
     if (error != CUDA_SUCCESS || flags != 0) {
         return error != CUDA_SUCCESS ? error : CUDA_ERROR_INVALID_VALUE;
     }
+    start_slowly();
     pthread_mutex_lock(&lock);
     int before = atomic_load(&process);
     if (before == 0) {
@@ -111,6 +143,9 @@ EXPORT CUresult cuInit(unsigned flags) {
         for (int i = 0; i < device_count; i++) {
             contexts[i].device = i;
             contexts[i].legacy = fake_legacy_new(&contexts[i]);
+        }
+        if (atexit(end) != 0) {
+            fake_misuse("CUDA", "no exit handler");
         }
         atomic_store(&process, (int)getpid());
     }
@@ -137,6 +172,7 @@ EXPORT CUresult cuGetErrorName(CUresult error, const char **name) {
         NAME(CUDA_ERROR_INVALID_VALUE);
         NAME(CUDA_ERROR_OUT_OF_MEMORY);
         NAME(CUDA_ERROR_NOT_INITIALIZED);
+        NAME(CUDA_ERROR_DEINITIALIZED);
         NAME(CUDA_ERROR_NO_DEVICE);
         NAME(CUDA_ERROR_INVALID_DEVICE);
         NAME(CUDA_ERROR_INVALID_CONTEXT);
@@ -300,7 +336,8 @@ EXPORT long fake_cuda_live(const char *what) {
     } counts[] = {{"memory", fake_memory_live},
                   {"contexts", contexts_live},
                   {"streams", fake_streams_live},
-                  {"events", fake_events_live}};
+                  {"events", fake_events_live},
+                  {"starts", starting_live}};
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
         if (strcmp(what, counts[i].what) == 0) {
             return counts[i].live();

@@ -60,6 +60,7 @@ CONSTANT(CUDA_SUCCESS, 0);
 CONSTANT(CUDA_ERROR_INVALID_VALUE, 1);
 CONSTANT(CUDA_ERROR_OUT_OF_MEMORY, 2);
 CONSTANT(CUDA_ERROR_NOT_INITIALIZED, 3);
+CONSTANT(CUDA_ERROR_DEINITIALIZED, 4);
 CONSTANT(CUDA_ERROR_NO_DEVICE, 100);
 CONSTANT(CUDA_ERROR_INVALID_DEVICE, 101);
 CONSTANT(CUDA_ERROR_INVALID_CONTEXT, 201);
@@ -144,8 +145,11 @@ EXPORT int fake_cuda_device(void);
 /* Which of the machine's devices this one is, whatever CUDA_VISIBLE_DEVICES shows of them. */
 EXPORT int fake_cuda_place(int device);
 /* How many there are that were not given back: "streams", "events", "memory", "contexts";
- * or how many "calls" of the driver's functions there were. */
+ * how many threads are in cuInit ("starts"); how many "calls" of the driver's functions there were.
+ */
 EXPORT long fake_cuda_live(const char *what);
+/* Lets cuInit go on, where FAKE_NCCL_CUDA_INIT has it wait. */
+EXPORT void fake_cuda_go(void);
 /* NCCL's: communicators that were neither destroyed nor aborted. */
 EXPORT long fake_nccl_live(void);
 /* How many of its threads are in what FAKE_NCCL_HANG asks for. */

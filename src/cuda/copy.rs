@@ -34,10 +34,7 @@ impl Copy {
 impl Pending for Copy {
     fn look(&self) -> Option<Result<()>> {
         if self.outcome.get().is_none() {
-            let outcome = match self.end.is_done() {
-                Ok(false) => return None,
-                outcome => outcome.map(drop),
-            };
+            let outcome = self.end.outcome()?;
             return Some(self.outcome.get_or_init(|| outcome).clone());
         }
         self.outcome.get().cloned()

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUstream};
 
 use crate::dynamic::{self, table};
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, Status, fail};
 use crate::recorder;
 
 table! {
@@ -136,8 +136,8 @@ fn load(flags: c_int) -> Option<Result<Driver>> {
     // SAFETY: the driver's interface fixes what functions of these names take and return.
     Some(match unsafe { Functions::load(library) } {
         Ok(functions) => Ok(Driver { functions, process: std::process::id() }),
-        Err(symbol) => Err(crate::error::Error::new(
-            crate::error::Status::Unavailable,
+        Err(symbol) => Err(Error::new(
+            Status::Unavailable,
             format!("the CUDA driver is too old: libcuda.so.1 lacks {symbol}"),
         )),
     })
@@ -163,9 +163,21 @@ impl Driver {
     /// Whether what a query asks for is done.
     pub fn is_done(&self, what: &str, code: c_int) -> Result<bool> {
         match code {
-            // The process ends: nobody will know.
+            // CUDA has ended, since the process does: nobody will know.
             NOT_READY | DEINITIALIZED => Ok(false),
             code => self.check(what, code).map(|()| true),
+        }
+    }
+
+    /// What the code of a query comes to; `None` while what it asks for is under way. Fails once CUDA has ended.
+    pub fn outcome(&self, what: &str, code: c_int) -> Option<Result<()>> {
+        match code {
+            NOT_READY => None,
+            DEINITIALIZED => {
+                let why = format!("{what}: CUDA has ended, since the process does");
+                Some(Err(Error::new(Status::Aborted, why)))
+            }
+            code => Some(self.check(what, code)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Events: marks in a stream, which tell when the work before them is done.
 
+use std::ffi::c_int;
 use std::ptr;
 use std::sync::Arc;
 
@@ -87,15 +88,24 @@ impl Event {
 
     /// Whether the work before it is done.
     pub fn is_done(&self) -> Result<bool> {
-        let driver = self.events.context.driver;
+        self.events.context.driver.is_done("cuEventQuery", self.query())
+    }
+
+    /// What the work before it came to, for one whose wait nothing else ends: fails once CUDA has ended. `None`
+    /// while it is under way.
+    pub fn outcome(&self) -> Option<Result<()>> {
+        self.events.context.driver.outcome("cuEventQuery", self.query())
+    }
+
+    fn query(&self) -> c_int {
         // SAFETY: the event was recorded, and is not used again before it is dropped.
-        driver.is_done("cuEventQuery", unsafe { (driver.functions.event_query)(self.raw()) })
+        unsafe { (self.events.context.driver.functions.event_query)(self.raw()) }
     }
 
     /// Lets `stream` go on only when the work before it is done; in the context.
     pub fn hold_up(&self, stream: StreamHandle) -> Result<()> {
         let driver = self.events.context.driver;
-        // SAFETY: likewise; the stream is its owner's, who keeps it.
+        // SAFETY: as in `query`; the stream is its owner's, who keeps it.
         let code = unsafe { (driver.functions.stream_wait_event)(stream.raw(), self.raw(), 0) };
         driver.check("cuStreamWaitEvent", code)
     }
