@@ -2,7 +2,8 @@
  *
  *     nccl_process threads RANKS    ranks are threads of one process, each with a device of its own
  *     nccl_process left RANKS       the process ends with everything still open
- *     nccl_process forked RANKS     handles in a forked child */
+ *     nccl_process forked RANKS     handles in a forked child
+ *     nccl_process opening 1        a fork while another thread opens the driver */
 #include "ranks.h"
 #include "values.h"
 
@@ -130,6 +131,51 @@ static void in_a_child(void) {
     mlxd_group_free(world);
 }
 
+/* ---- a fork in the middle of a start ---- */
+
+static void *open_it(void *argument) {
+    (void)argument;
+    CHECK(mlxd_is_available("nccl"));
+    return NULL;
+}
+
+/* What a child is told of nccl: this status, with this word. */
+static void check_in_a_child(mlxd_status want, const char *word) {
+    int status = 0;
+    fflush(NULL);
+    pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        check_start(20);
+        CHECK(!mlxd_is_available("nccl"));
+        CHECK(mlxd_init(true, "nccl") == NULL);
+        CHECK(mlxd_last_status() == want);
+        CHECK_ERROR_NAMES(word);
+        _exit(atomic_load(&check_failures) == 0 ? 0 : 1);
+    }
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK(status == 0);
+}
+
+static int opening(void) {
+    pthread_t thread;
+    void (*go)(void) = NULL;
+    cuda.library = dlopen("libcuda.so.1", RTLD_NOW);
+    void *function = cuda.library != NULL ? dlsym(cuda.library, "fake_cuda_go") : NULL;
+    REQUIRE(function != NULL);
+    memcpy(&go, &function, sizeof go);
+    REQUIRE(pthread_create(&thread, NULL, open_it, NULL) == 0);
+    while (device_live("starts") == 0) {
+        sleep_ms(1);
+    }
+    check_in_a_child(MLXD_ERROR_SYSTEM, "forked");
+    go();
+    REQUIRE(pthread_join(thread, NULL) == 0);
+    check_in_a_child(MLXD_ERROR_UNAVAILABLE, "forked");
+    CHECK(mlxd_is_available("nccl"));
+    return check_finish("nccl_process opening");
+}
+
 int main(int argc, char **argv) {
     check_start(60);
     REQUIRE(argc > 2);
@@ -137,6 +183,10 @@ int main(int argc, char **argv) {
     if (strcmp(argv[1], "threads") == 0) {
         start_variables_clear();
         return in_threads(size);
+    }
+    if (strcmp(argv[1], "opening") == 0) {
+        start_variables_clear();
+        return opening();
     }
     if (!is_rank()) {
         return ranks_run(size, argv, NOBODY);

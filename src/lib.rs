@@ -17,7 +17,7 @@
 //! | [`verbs`] | libibverbs, opened at run time: devices, queue pairs, registered memory |
 //! | [`reduce`] | kernels: `out[i] = a[i] op b[i]` |
 //! | [`cuda`], [`dynamic`] | the CUDA driver, whose memory a pointer is; libraries opened at run time |
-//! | [`config`], [`call`], [`frame`], [`health`], [`wait`], [`thread`], [`dtype`], [`error`], [`log`] | words that all use |
+//! | [`config`], [`call`], [`frame`], [`health`], [`wait`], [`thread`], [`per_process`], [`dtype`], [`error`], [`log`] | words that all use |
 
 pub mod backend;
 pub mod call;
@@ -34,6 +34,7 @@ pub mod group;
 pub mod health;
 pub mod log;
 pub mod order;
+pub mod per_process;
 pub mod process;
 pub mod recorder;
 pub mod reduce;

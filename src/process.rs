@@ -1,11 +1,11 @@
 //! What belongs to one process: its control thread and its worlds. A forked child has its own.
 
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Arc, Once, Weak};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use crate::backend::{mpi, nccl};
 use crate::control::Reactor;
@@ -51,33 +51,38 @@ static MAKING: Mutex<()> = Mutex::new(());
 /// A word that the kernel zeroes in a forked child.
 fn mark() -> Result<&'static AtomicU64> {
     static MARK: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
-    static ONCE: Once = Once::new();
-    let mut failure = None;
-    ONCE.call_once(|| {
-        // SAFETY: a new private mapping of one page, at no fixed address, is advised and kept.
-        let page = unsafe {
-            mmap_anonymous(
-                std::ptr::null_mut(),
-                4096,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )
-            .and_then(|page| madvise(page, 4096, Advice::LinuxWipeOnFork).map(|()| page))
+    let mut mark = MARK.load(Ordering::Acquire);
+    if mark.is_null() {
+        let page = page_wiped_on_fork()?;
+        // No lock, which a fork might leave locked: of two threads, one has made its page in vain.
+        mark = match MARK.compare_exchange(mark, page, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => page,
+            Err(first) => {
+                // SAFETY: mapped above, and known to nobody else.
+                let _ = unsafe { munmap(page.cast(), PAGE) };
+                first
+            }
         };
-        match page {
-            Ok(page) => MARK.store(page.cast(), Ordering::Release),
-            Err(e) => failure = Some(Error::system("a page that is wiped on fork", e)),
-        }
-    });
-    // SAFETY: null, or the mapping above: aligned, zeroed at first, never unmapped.
-    match (unsafe { MARK.load(Ordering::Acquire).as_ref() }, failure) {
-        (Some(mark), _) => Ok(mark),
-        (None, Some(e)) => Err(e),
-        (None, None) => Err(Error::system(
-            "a page that is wiped on fork",
-            std::io::Error::from(std::io::ErrorKind::Unsupported),
-        )),
     }
+    // SAFETY: a mapping of a page: aligned, zeroed at first, never unmapped.
+    Ok(unsafe { &*mark })
+}
+
+/// Of memory: the least that can be mapped.
+const PAGE: usize = 4096;
+
+fn page_wiped_on_fork() -> Result<*mut AtomicU64> {
+    // SAFETY: a new private mapping of one page, at no fixed address, is advised and kept.
+    let page = unsafe {
+        mmap_anonymous(
+            std::ptr::null_mut(),
+            PAGE,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE,
+        )
+        .and_then(|page| madvise(page, PAGE, Advice::LinuxWipeOnFork).map(|()| page))
+    };
+    page.map(|page| page.cast()).map_err(|e| Error::system("a page that is wiped on fork", e))
 }
 
 /// This process's state.
@@ -110,8 +115,8 @@ pub fn current() -> Result<&'static Process> {
 impl Process {
     /// Remembers a group for [`Process::finalize`], also when the process ends normally.
     pub fn adopt(&self, group: Group) -> Arc<Group> {
-        static AT_EXIT: Once = Once::new();
-        AT_EXIT.call_once(end_at_exit);
+        static AT_EXIT: AtomicBool = AtomicBool::new(false);
+        end_at_exit(&AT_EXIT);
         let group = Arc::new(group);
         let mut groups = self.groups.lock();
         groups.retain(|group| group.strong_count() > 0);
@@ -122,8 +127,8 @@ impl Process {
     /// Ends everything before the libraries that were loaded by now end, should the process do so: what is
     /// registered last runs first.
     pub fn end_before_cuda(&self) {
-        static AT_EXIT: Once = Once::new();
-        AT_EXIT.call_once(end_at_exit);
+        static AT_EXIT: AtomicBool = AtomicBool::new(false);
+        end_at_exit(&AT_EXIT);
     }
 
     /// Says goodbye to all peers; every group answers ABORTED from now on.
@@ -150,8 +155,11 @@ impl Process {
     }
 }
 
-/// Has a normal end of the process end everything here.
-fn end_at_exit() {
+/// Has a normal end of the process end everything here, the first time.
+fn end_at_exit(known: &AtomicBool) {
+    if known.swap(true, Ordering::Relaxed) {
+        return;
+    }
     // SAFETY: `at_exit` is a function without arguments that does not unwind, in a library that stays
     // loaded. Without the hook, peers see this rank die rather than leave.
     if unsafe { libc::atexit(at_exit) } != 0 {

@@ -3,7 +3,6 @@
 use std::ffi::{CStr, c_int};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::Once;
 
 use super::abi::*;
 use super::address::{AddressKind, GidEntry, PortAddress, choose_gid, gid_kind, is_own_address};
@@ -13,6 +12,7 @@ use super::library::forks_need_nothing;
 use super::open;
 use super::partition::{PartitionKey, choose_partition};
 use crate::error::{Error, Result, Status, fail};
+use crate::per_process::PerProcess;
 
 /// Where the kernel lists the devices that programs may use.
 const LISTED: &str = "/sys/class/infiniband_verbs";
@@ -167,7 +167,7 @@ impl Device {
             fail!(Config, "there is no RDMA device {name:?}: {here}");
         };
         let functions = list.functions;
-        mind_forks(functions);
+        mind_forks(functions)?;
         // SAFETY: a device of a list that is not freed yet.
         let context = NonNull::new(unsafe { (functions.open_device)(device) });
         let Some(context) = context else {
@@ -348,20 +348,21 @@ impl Drop for Device {
 
 /// Where the kernel does not do so by itself, a fork would part this process from pages that a device
 /// writes to. It has to be asked for before anything is registered.
-fn mind_forks(functions: &Functions) {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // It would take pages of callers' from children, once they are registered.
-        if forks_need_nothing() {
-            return;
-        }
-        // SAFETY: it takes nothing, and may be called at any time.
-        let code = unsafe { (functions.fork_init)() };
-        if code != 0 {
-            // Memory that the program registered itself came first.
-            log::debug!("ibv_fork_init: {}", std::io::Error::from_raw_os_error(code));
-        }
-    });
+fn mind_forks(functions: &Functions) -> Result<()> {
+    static ASKED: PerProcess<bool> = PerProcess::new(false);
+    let mut asked = ASKED.lock("opening its first RDMA device")?;
+    // It would take pages of callers' from children, once they are registered.
+    if *asked || forks_need_nothing() {
+        return Ok(());
+    }
+    // SAFETY: it takes nothing, and may be called at any time.
+    let code = unsafe { (functions.fork_init)() };
+    if code != 0 {
+        // Memory that the program registered itself came first.
+        log::debug!("ibv_fork_init: {}", std::io::Error::from_raw_os_error(code));
+    }
+    *asked = true;
+    Ok(())
 }
 
 fn port_state(state: u32) -> String {

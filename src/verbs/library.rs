@@ -3,20 +3,19 @@
 use std::ffi::{CStr, c_uint};
 use std::sync::OnceLock;
 
-use parking_lot::Mutex;
-
 use super::abi::IBV_FORK_UNNEEDED;
 use super::functions::Functions;
 use crate::dynamic;
 use crate::error::{Error, Result, Status, fail};
+use crate::per_process::PerProcess;
 
 /// As distributions call it: with its version, and, with the development files, without.
 const NAMES: [&CStr; 2] = [c"libibverbs.so.1", c"libibverbs.so"];
 
 /// The library's functions. One that failed to open is looked for again the next time.
 pub fn open() -> Result<&'static Functions> {
-    static OPENED: Mutex<Option<&'static Functions>> = Mutex::new(None);
-    let mut opened = OPENED.lock();
+    static OPENED: PerProcess<Option<&'static Functions>> = PerProcess::new(None);
+    let mut opened = OPENED.lock("opening libibverbs")?;
     if let Some(functions) = *opened {
         return Ok(functions);
     }

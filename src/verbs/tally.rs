@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use parking_lot::Mutex;
+use crate::per_process::PerProcess;
 
-static TALLY: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
+static TALLY: PerProcess<BTreeMap<String, usize>> = PerProcess::new(BTreeMap::new());
+/// What who holds it is at.
+const COUNTING: &str = "counting queue pairs";
 
 /// One queue pair's place in the tally, until it is dropped.
 pub struct Counted {
@@ -15,7 +17,7 @@ pub struct Counted {
 impl Counted {
     /// Counts one more, unless there are `most` on this device.
     pub fn new(device: &str, most: usize) -> Option<Counted> {
-        let mut tally = TALLY.lock();
+        let mut tally = TALLY.lock(COUNTING).inspect_err(|e| log::warn!("{e}")).ok()?;
         let count = tally.entry(device.to_owned()).or_default();
         if *count >= most {
             return None;
@@ -27,7 +29,9 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if let Some(count) = TALLY.lock().get_mut(&self.device) {
+        if let Ok(mut tally) = TALLY.lock(COUNTING)
+            && let Some(count) = tally.get_mut(&self.device)
+        {
             *count -= 1;
         }
     }

@@ -3,13 +3,12 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::abi::{Abi, SUCCESS, TEXT_BYTES};
 use super::functions::Functions;
 use crate::config::MpiSettings;
 use crate::dynamic::{self, Handle};
 use crate::error::{Error, Result, Status, fail};
+use crate::per_process::PerProcess;
 
 /// An opened library; never closed, since MPI leaves threads and exit handlers behind.
 #[derive(Debug)]
@@ -34,8 +33,8 @@ const ANY: &CStr = c"libmpi.so";
 
 /// The library that these settings ask for, opened now or before.
 pub fn open(settings: &MpiSettings) -> Result<Arc<Library>> {
-    static OPENED: Mutex<Vec<(Option<String>, Arc<Library>)>> = Mutex::new(Vec::new());
-    let mut opened = OPENED.lock();
+    static OPENED: PerProcess<Vec<(Option<String>, Arc<Library>)>> = PerProcess::new(Vec::new());
+    let mut opened = OPENED.lock("opening MPI")?;
     if let Some((_, library)) = opened.iter().find(|(name, _)| *name == settings.library) {
         return Ok(library.clone());
     }

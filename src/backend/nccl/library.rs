@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::CUstream;
 use cudarc::nccl::sys::{ncclComm_t, ncclConfig_t, ncclUniqueId};
-use parking_lot::Mutex;
 
 use crate::config::NcclLibrary;
 use crate::cuda::{self, Driver};
 use crate::dynamic::{self, Handle, table};
 use crate::error::{Error, Result, Status, fail};
+use crate::per_process::PerProcess;
 
 table! {
     /// NCCL's functions.
@@ -99,8 +99,9 @@ pub struct Loaded {
 
 /// The library that these settings ask for, opened now or before, if there is a device for it.
 pub fn open(settings: &NcclLibrary) -> Result<Arc<Library>> {
-    static OPENED: Mutex<Vec<(NcclLibrary, Arc<Library>)>> = Mutex::new(Vec::new());
-    let mut opened = OPENED.lock();
+    static OPENED: PerProcess<Vec<(NcclLibrary, Arc<Library>)>> = PerProcess::new(Vec::new());
+    // The driver's start takes seconds.
+    let mut opened = OPENED.lock("opening NCCL and the CUDA driver")?;
     if let Some((_, library)) = opened.iter().find(|(known, _)| known == settings) {
         return Ok(library.clone());
     }
