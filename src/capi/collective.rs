@@ -256,8 +256,8 @@ pub unsafe extern "C" fn mlxd_send(
 
 /// Receives `count` elements from rank `src`: the next message that it sends to this rank. `output`
 /// holds `count` elements. Waits for it at most MLXD_RECV_TIMEOUT_MS (by default as long as the peer
-/// is there), or what mlxd_group_set_timeout() says; a message that does not come in time fails the
-/// group.
+/// is there, on nccl also if it has freed the group), or what mlxd_group_set_timeout() says; a
+/// message that does not come in time fails the group.
 ///
 /// Buffers, blocking, threads and statuses as for mlxd_all_sum().
 ///

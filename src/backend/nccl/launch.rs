@@ -13,8 +13,9 @@ use crate::dtype::Dtype;
 use crate::error::{Result, fail};
 use crate::wait::Deadline;
 
-/// 400 commands: a device's queue takes about 1000, then the next one blocks; ours are not to be what blocks,
-/// since a call that blocks in the driver cannot be aborted.
+/// 400 commands of a group: a device's queue takes about 1000, then the next one blocks; one group is not to be what
+/// fills it, since a call that blocks in the driver returns only when the device goes on. Three groups on one stream
+/// can; the abort of a group that fails does not wait for such a call, unless that is NCCL's own.
 const UNDER_WAY: usize = 400;
 /// Commands of an operation: the call of NCCL's, its marks, a wait for another stream.
 const COMMANDS: usize = 4;
