@@ -239,6 +239,7 @@ add_nccl_test(process_opening "${fake_dir}" "FAKE_NCCL_CUDA_INIT=wait" nccl_proc
 foreach(scene cuda queue)
   add_nccl_test(process_exit_${scene} "${fake_dir}" "" nccl_exit ${scene})
 endforeach()
+add_nccl_test(process_exit_world "${fake_dir}" "" nccl_exit world 2)
 add_nccl_test(start_slow "${fake_dir}" "FAKE_NCCL_SLOW_MS=700" nccl_start mlx 3)
 add_nccl_test(start_alone "${fake_dir}" "" nccl_start alone)
 add_gpu_test(start_alone nccl_start alone)

@@ -1,17 +1,21 @@
-/* A stream of a process alone is freed by what runs at exit after CUDA has ended, as a global
- * object's destructor may: that ends, and nothing waits for a copy of which nobody will know.
+/* A stream is freed by what runs at exit after CUDA has ended, as a global object's destructor may:
+ * that ends, and nothing waits for work of which nobody will know.
  *
- *     nccl_exit cuda     a copy on a CUDA stream, which the program has waited for by itself
- *     nccl_exit queue    a copy on a queue of the library's, which does not end */
-#include "device.h"
-#include "processes.h"
+ *     nccl_exit cuda           a copy of a process alone on a CUDA stream, which the program has
+ *                              waited for by itself
+ *     nccl_exit queue          one on a queue of the library's, which does not end
+ *     nccl_exit world RANKS    an operation of several ranks on a CUDA stream */
+#include "ranks.h"
 
 static mlxd_stream *stream;
+static bool alone;
 
 static void free_late(void) {
     /* Registered before CUDA began, so CUDA has ended. */
     CHECK(cuda.stream_query(NULL) == 4);
-    CHECK_STATUS(mlxd_stream_synchronize(stream), MLXD_ERROR_ABORTED);
+    mlxd_status status = mlxd_stream_synchronize(stream);
+    /* What ranks did together may be known before. */
+    CHECK(status == MLXD_ERROR_ABORTED || (!alone && status == MLXD_OK));
     mlxd_stream_free(stream);
     if (atomic_load(&check_failures) != 0) {
         fflush(NULL);
@@ -33,20 +37,24 @@ static void wait_for_the_queue(void) {
 
 int main(int argc, char **argv) {
     static struct gate closed;
-    void *cuda_stream;
     check_start(60);
-    REQUIRE(argc > 1 && atexit(free_late) == 0);
-    start_variables_clear();
-    device_start();
-    if (!device_is_fake()) {
-        printf("skipped: not with a device that may be stuck\n");
-        return SKIPPED;
+    REQUIRE(argc > 1);
+    alone = strcmp(argv[1], "world") != 0;
+    if (!alone && !is_rank()) {
+        return ranks_run(atoi(argv[2]), argv, NOBODY);
     }
-    mlxd_group *group = mlxd_init(false, "nccl");
-    REQUIRE(group != NULL && mlxd_group_size(group) == 1);
+    REQUIRE(atexit(free_late) == 0);
+    if (alone) {
+        start_variables_clear();
+    } else {
+        rank_begin();
+    }
+    device_start();
+    mlxd_group *group = mlxd_init(!alone, "nccl");
+    REQUIRE(group != NULL && (mlxd_group_size(group) == 1) == alone);
     int32_t *input = device_alloc(64), *output = device_alloc(64);
-    if (strcmp(argv[1], "cuda") == 0) {
-        cuda_stream = cuda_stream_new(false);
+    if (strcmp(argv[1], "queue") != 0) {
+        void *cuda_stream = cuda_stream_new(false);
         stream = mlxd_stream_from_cuda(cuda_stream);
         REQUIRE(stream != NULL);
         REQUIRE_OK(mlxd_all_sum(group, input, output, 16, MLXD_INT32, stream));
