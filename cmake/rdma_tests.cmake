@@ -81,6 +81,21 @@ add_rdma_test(small mesh 2 2 1 uc "" 20000)
 add_rdma_test(small ring 3 1 2 uc "" 1000)
 set_tests_properties(rdma_small_mesh_2_uc_on_2 PROPERTIES COST 1000 TIMEOUT 600)
 
+# Devices between which packets are lost. Limits end what nothing else does; starts have 10 s for a first message.
+add_test_program(rdma_lossy mlxd::mlxd rdma_lossy.c)
+function(add_lossy_test name queue_pair settings program)
+  add_test(NAME rdma_lossy_${name} COMMAND "${ctests_dir}/rdma_lossy.sh" ${rdma_run} mesh 2 2 1
+                                           $<TARGET_FILE:${program}> ${ARGN})
+  set_rdma_properties(rdma_lossy_${name} "MLXD_RDMA_QP=${queue_pair};MLXD_TIMEOUT_MS=15000;\
+MLXD_RECV_TIMEOUT_MS=15000;${settings}")
+endfunction()
+add_lossy_test(rc rc "MLXD_RDMA_REGISTER=always;MLXD_TEST_LOST=counted" rdma_lossy reliable)
+add_lossy_test(small_rc rc "" small 60)
+add_lossy_test(matrix_p2p_rc rc "MLXD_TEST_PART=3/64" matrix_p2p)
+add_lossy_test(uc uc "MLXD_RDMA_REGISTER=always" rdma_lossy unreliable 1)
+# There a rank that is not told what was lost waits for its limit.
+add_lossy_test(uc_plain uc "MLXD_TEST_NO_TCP=1" rdma_lossy unreliable 2)
+
 # Memory that is sent from where it is, whatever becomes of it between calls.
 add_test_program(rdma_memory mlxd::mlxd rdma_memory.c)
 foreach(way "mesh;2;1;1;rc" "ring;3;2;1;uc")

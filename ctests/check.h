@@ -174,10 +174,14 @@ static inline mlxd_group *world_by_gather(void) {
     return world;
 }
 
-/* The world that the environment describes; ends the program where there is none. */
+/* The world that the environment describes; NULL where there is none. */
+static inline mlxd_group *world_try(void) {
+    return gather_folder() != NULL ? world_by_gather() : mlxd_init(true, test_backend());
+}
+
+/* The same; ends the program where there is none. */
 static inline mlxd_group *world_start(void) {
-    mlxd_group *world =
-        gather_folder() != NULL ? world_by_gather() : mlxd_init(true, test_backend());
+    mlxd_group *world = world_try();
     if (world == NULL) {
         fprintf(stderr, "mlxd_init: %s: %s\n", mlxd_status_name(mlxd_last_status()),
                 mlxd_last_error());

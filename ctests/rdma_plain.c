@@ -31,6 +31,40 @@ static void *wait_for_rank_0(void *world) {
     return NULL;
 }
 
+/* The last rank dies while rank 0 waits for it, which then tells rank 1 also in a group where
+ * neither calls anything. */
+static mlxd_status lose_other_groups(mlxd_group *world, int rank, int last) {
+    mlxd_group *all = NULL;
+    mlxd_group *rest = NULL;
+    REQUIRE_OK(mlxd_group_split(world, 0, 0, &all));
+    REQUIRE_OK(mlxd_group_split(world, rank == last ? -1 : 0, 0, &rest));
+    REQUIRE_OK(mlxd_barrier(all, NULL));
+    if (rank == last) {
+        sleep_ms(1500);
+        report_send(MLXD_OK, world);
+        raise(SIGKILL);
+    }
+    if (rank == 0) {
+        CHECK_STATUS(recv_from(world, last), MLXD_ERROR_PEER_LOST);
+        /* Comes behind what tells of that. */
+        REQUIRE_OK(mlxd_send(rest, &one, 1, MLXD_INT32, 1, NULL));
+        REQUIRE_OK(recv_from(rest, 1));
+    } else {
+        REQUIRE_OK(recv_from(rest, 0));
+        /* Sooner than this rank finds out by itself. */
+        REQUIRE_OK(mlxd_group_set_timeout(all, 1000));
+    }
+    CHECK_STATUS(recv_from(all, 1 - rank), MLXD_ERROR_PEER_LOST);
+    CHECK_ERROR_NAMES("rank 2");
+    if (rank == 1) {
+        REQUIRE_OK(mlxd_send(rest, &one, 1, MLXD_INT32, 0, NULL));
+    }
+    mlxd_group_free(all);
+    mlxd_status status = mlxd_barrier(rest, NULL);
+    mlxd_group_free(rest);
+    return status;
+}
+
 /* What this rank's part of the case comes to. */
 static mlxd_status play(const char *name, mlxd_group *world, int rank, int size) {
     int last = size - 1;
@@ -65,6 +99,9 @@ static mlxd_status play(const char *name, mlxd_group *world, int rank, int size)
             return mlxd_group_abort(world);
         }
         return rank == 0 ? recv_from(world, 1) : mlxd_barrier(world, NULL);
+    }
+    if (strcmp(name, "others") == 0) {
+        return lose_other_groups(world, rank, last);
     }
     if (strcmp(name, "freed") == 0) {
         mlxd_group *part = NULL;
@@ -278,10 +315,16 @@ static void ends(void) {
 
     struct running freed;
     struct running finalized;
+    struct running others;
+    begin_case(&others, "others", apart_rc);
     begin_case(&freed, "freed", (struct way){"rc", "aa", -1, NULL, NULL});
     begin_case(&finalized, "finalized", apart_rc);
+    end_case(&others, 2);
     end_case(&freed, -1);
     end_case(&finalized, -1);
+    for (int rank = 0; rank < 2; rank++) {
+        check_rank_of(&others, rank, MLXD_OK, "");
+    }
     for (int rank = 0; rank < 3; rank++) {
         check_rank_of(&finalized, rank, MLXD_OK, "");
     }

@@ -5,6 +5,7 @@
 //! this end has not, is kept until it does, or lets go of the group. An end whose group has failed says
 //! that as well.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -270,9 +271,9 @@ impl Wire {
         if self.kind() == Kind::Rc || state.is_over() || !state.met {
             return;
         }
-        state.control.unsaid.clear();
         let record = Record::Fail { group: EVERY_GROUP, cause: cause.clone() };
-        state.control.unsaid.push_back(record);
+        // Twice: where one message was lost another may be.
+        state.control.unsaid = VecDeque::from([record.clone(), record]);
         let deadline = Deadline::after(Some(LAST_WORDS));
         // What was read and is not posted again is not missed: nothing is received any more.
         let mut said = self.speak(state);
