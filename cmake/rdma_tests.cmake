@@ -77,7 +77,7 @@ add_rdma_test(restart mesh 3 2 1 uc "")
 
 # What UC loses, nobody sends again. The longest test begins first.
 add_test_program(small mlxd::mlxd small.c)
-add_rdma_test(small mesh 2 2 1 uc "" 20000)
+add_rdma_test(small mesh 2 2 1 uc "" 10000)
 add_rdma_test(small ring 3 1 2 uc "" 1000)
 set_tests_properties(rdma_small_mesh_2_uc_on_2 PROPERTIES COST 1000 TIMEOUT 600)
 
