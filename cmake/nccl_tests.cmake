@@ -166,6 +166,7 @@ foreach(way returns never)
                 "FAKE_NCCL_HANG=init:1 FAKE_NCCL_RANK=1 FAKE_NCCL_ABORT_MS=${abort_ms} MLXD_CONNECT_TIMEOUT_MS=1500"
                 nccl_aborts 2 start ${way})
 endforeach()
+add_nccl_test(lost_abort_inside "${fake_dir}" "FAKE_NCCL_BLOCK=allgather:1" nccl_aborts 2 inside returns)
 foreach(scene waiting stream staged recv idle)
   foreach(ranks 2 3)
     add_nccl_test(lost_${scene}_${ranks} "${fake_dir}" "" nccl_lost ${ranks} ${scene})

@@ -24,6 +24,8 @@
  * FAKE_NCCL_HANG: "send:1" never ends until it is aborted; also init, split, finalize, and launch:
  * NCCL's thread, before it puts anything on a stream.
  *
+ * FAKE_NCCL_BLOCK: "allgather:1" blocks the caller until the program calls fake_nccl_go().
+ *
  * FAKE_NCCL_ABORT_MS: how long ncclCommAbort takes before it ends anything; 0. -1: for ever.
  *
  * FAKE_NCCL_ASYNC_ERROR: "allgather:1:6", the same, and ncclCommGetAsyncError says 6.

@@ -88,6 +88,8 @@ void reduce(void *into, const void *from, size_t count, int type, int reduction)
 void launch_run(void *launch);
 /* Waits until aborted. */
 void hang(ncclComm_t comm);
+/* Until the program calls fake_nccl_go(). */
+void block(void);
 
 /* Begins a call on a communicator; false: it is NULL. One that has ended is misuse. */
 bool comm_enter(ncclComm_t comm, const char *call);

@@ -187,6 +187,10 @@ static ncclResult_t operate(ncclComm_t comm, cudaStream_t stream, struct operati
     long nth = atomic_fetch_add(&counts[operation.kind], 1) + 1;
     int code = returned(names[operation.kind], nth, comm->rank);
     code = code >= 0 ? code : check(comm, &operation);
+    if (settings_count(comm->rank) &&
+        fake_due("FAKE_NCCL_BLOCK", names[operation.kind], nth, 0) >= 0) {
+        block();
+    }
     comm_leave(comm, code);
     if (code != ncclSuccess) {
         group_error = depth > 0 ? code : ncclSuccess;

@@ -84,6 +84,20 @@ void hang(ncclComm_t comm) {
     atomic_fetch_sub(&stuck, 1);
 }
 
+static atomic_bool go;
+
+EXPORT void fake_nccl_go(void) {
+    atomic_store(&go, true);
+}
+
+void block(void) {
+    atomic_fetch_add(&stuck, 1);
+    while (!atomic_load(&go)) {
+        usleep(500);
+    }
+    atomic_fetch_sub(&stuck, 1);
+}
+
 static void peer_gone(ncclComm_t comm, int peer) {
     const char *how = getenv("FAKE_NCCL_PEER_DEATH");
     if (how != NULL && strcmp(how, "error") == 0) {

@@ -1,7 +1,7 @@
 /* A group fails while its callers are in NCCL, whose ncclCommAbort takes its time or never returns
  * (FAKE_NCCL_ABORT_MS): their calls return with the cause nevertheless, and the process ends.
  *
- *     nccl_aborts RANKS call|stream|split|start returns|never
+ *     nccl_aborts RANKS call|stream|inside|split|start returns|never
  *
  * Each process's second launch hangs (FAKE_NCCL_HANG=launch:2), or its second start of a
  * communicator (init:2), or its first. */
@@ -16,14 +16,27 @@
 static int32_t *device, *output;
 static mlxd_group *beside; /* over TCP */
 
+static void *of_the_stand_in(const char *name) {
+    void *library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_NOLOAD);
+    void *function = library != NULL ? dlsym(library, name) : NULL;
+    REQUIRE(function != NULL);
+    return function;
+}
+
 /* How many of this process are stuck in the stand-in. */
 static long stuck(void) {
     long (*count)(void) = NULL;
-    void *library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_NOLOAD);
-    void *function = library != NULL ? dlsym(library, "fake_nccl_stuck") : NULL;
-    REQUIRE(function != NULL);
+    void *function = of_the_stand_in("fake_nccl_stuck");
     memcpy(&count, &function, sizeof count);
     return count();
+}
+
+/* Those that FAKE_NCCL_BLOCK holds go on. */
+static void let_go(void) {
+    void (*go)(void) = NULL;
+    void *function = of_the_stand_in("fake_nccl_go");
+    memcpy(&go, &function, sizeof go);
+    go();
 }
 
 /* Once all ranks are stuck in their call, one aborts it; another call of each waits behind it. */
@@ -56,6 +69,44 @@ static void stuck_in_a_call(mlxd_stream *stream, bool returns) {
     REQUIRE(pthread_join(aborter, NULL) == 0);
     CHECK(mlxd_group_status(world) == MLXD_ERROR_ABORTED);
     CHECK_STATUS(mlxd_all_sum(world, device, output, 1, MLXD_INT32, NULL), MLXD_ERROR_ABORTED);
+}
+
+static atomic_bool released;
+
+static void wait_for_release(void *argument) {
+    (void)argument;
+    while (!atomic_load(&released)) {
+        sleep_ms(1);
+    }
+}
+
+static void *gather_it(void *argument) {
+    (void)argument;
+    CUDA(cuda.set_current(device_context));
+    CHECK_STATUS(mlxd_all_gather(world, device, output, 1, MLXD_INT32, NULL), MLXD_ERROR_ABORTED);
+    return NULL;
+}
+
+/* One call blocks in NCCL. Who waits for another, which the device is done with, hears of the
+ * group's failure nevertheless. */
+static void stuck_inside(mlxd_stream *stream, void *cuda_stream) {
+    pthread_t inside;
+    CUDA(cuda.launch_host(cuda_stream, wait_for_release, NULL));
+    REQUIRE_OK(mlxd_all_sum(world, device, output, 1, MLXD_INT32, stream));
+    REQUIRE(pthread_create(&inside, NULL, gather_it, NULL) == 0);
+    while (stuck() == 0) {
+        sleep_ms(1);
+    }
+    atomic_store(&released, true);
+    CUDA(cuda.stream_synchronize(cuda_stream));
+    sleep_ms(100); /* the library has looked meanwhile, on a thread of its own */
+    REQUIRE_OK(mlxd_barrier(beside, NULL));
+    if (rank == 0) {
+        CHECK_OK(mlxd_group_abort(world));
+    }
+    CHECK_STATUS(mlxd_stream_synchronize(stream), MLXD_ERROR_ABORTED);
+    let_go();
+    REQUIRE(pthread_join(inside, NULL) == 0);
 }
 
 /* Its ranks never meet in NCCL; the world goes on. */
@@ -105,6 +156,8 @@ int main(int argc, char **argv) {
     double start = seconds();
     if (strcmp(argv[2], "split") == 0) {
         stuck_in_a_split();
+    } else if (strcmp(argv[2], "inside") == 0) {
+        stuck_inside(stream, cuda_stream);
     } else if (strcmp(argv[2], "stream") == 0) {
         stuck_in_a_call(stream, strcmp(argv[3], "returns") == 0);
     } else {

@@ -317,8 +317,9 @@ mlxd_group *mlxd_init_with_options(bool strict, const char *backend, const mlxd_
  *
  * A normal end of the process does the same. A rank that leaves after its part is done fails
  * nobody; whoever still needs bytes from it gets MLXD_ERROR_PEER_LOST. Returns nothing, but sets
- * mlxd_last_status(). Any thread; blocks for moments, MPI aside, or for up to 7 s where devices or
- * calls of vendors' libraries that are under way do not answer. In a forked child it does nothing to the worlds of the parent.
+ * mlxd_last_status(). Any thread; blocks for moments, MPI aside; some seconds
+ * for each world whose devices do not answer, or while calls of vendors' libraries are under way. In
+ * a forked child it does nothing to the worlds of the parent.
  */
 void mlxd_finalize(void);
 

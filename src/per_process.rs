@@ -59,7 +59,7 @@ impl<T: Default> PerProcess<T> {
                 fail!(
                     System,
                     "this process was forked while another thread was {busy}, and cannot do so any more: fork \
-                     before that or after it"
+                     before that"
                 );
             }
             match since.elapsed() < YIELD {

@@ -8,11 +8,8 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::backend::{mpi, nccl};
-use crate::config::Settings;
 use crate::error::{Error, Result, fail};
 use crate::group::Group;
-use crate::verbs::device;
 
 /// A backend as callers name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,18 +36,6 @@ impl Name {
             Name::Mpi => "mpi",
             Name::Nccl => "nccl",
             Name::Jaccl => "jaccl",
-        }
-    }
-
-    /// Whether it could be started here, if the settings were there.
-    pub fn is_available(self) -> bool {
-        match self {
-            Name::Any | Name::Ring => true,
-            Name::Mpi => {
-                Settings::default().mpi().and_then(|settings| mpi::open(&settings)).is_ok()
-            }
-            Name::Nccl => nccl::open(&Settings::default().nccl_library()).is_ok(),
-            Name::Jaccl => device::require_any().is_ok(),
         }
     }
 }

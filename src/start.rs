@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::backend::mpi::Mpi;
+use crate::backend::mpi::{self, Mpi};
 use crate::backend::nccl::{self, Nccl};
 use crate::backend::{Limits, jaccl, ring};
 use crate::config::Settings;
@@ -17,6 +17,16 @@ use crate::wait::Deadline;
 
 /// How "any" tries: GPUs first if they are set up, MPI only after what was set up by hand.
 const ANY: [Name; 4] = [Name::Nccl, Name::Ring, Name::Mpi, Name::Jaccl];
+
+/// Whether a backend could be started here, if the settings were there.
+pub fn is_available(name: Name) -> bool {
+    match name {
+        Name::Any | Name::Ring => true,
+        Name::Mpi => Settings::default().mpi().and_then(|settings| mpi::open(&settings)).is_ok(),
+        Name::Nccl => nccl::open(&Settings::default().nccl_library()).is_ok(),
+        Name::Jaccl => device::require_any().is_ok(),
+    }
+}
 
 /// The world on this backend: the one that is there, or a new one.
 pub fn init(strict: bool, name: Name, settings: &Settings) -> Result<Arc<Group>> {
@@ -197,8 +207,9 @@ fn attempt_nccl(process: &Process, settings: &Settings) -> Result<Attempt> {
         return Ok(Attempt::Started(group.on_device(device)));
     }
     let nccl = Nccl::start(library, &plan, &process.reactor, &process.wardens);
-    let nccl = nccl.map_err(|e| e.at(scene))?;
+    // Also after a failure: a thread may be in a call of NCCL's still.
     process.end_before_cuda();
+    let nccl = nccl.map_err(|e| e.at(scene))?;
     Ok(Attempt::Started(Group::new(Box::new(nccl), limits, archive)?))
 }
 

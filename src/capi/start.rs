@@ -19,7 +19,7 @@ use crate::start;
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mlxd_is_available(backend: *const c_char) -> bool {
     // SAFETY: the header asks for NULL or a string.
-    guard_value(false, || Ok(unsafe { name(backend) }?.is_available()))
+    guard_value(false, || Ok(start::is_available(unsafe { name(backend) }?)))
 }
 
 /// The world of this process on a backend: "ring", "mpi", "nccl", "jaccl", or "any" (also NULL) for
@@ -104,8 +104,9 @@ pub unsafe extern "C" fn mlxd_init_with_options(
 ///
 /// A normal end of the process does the same. A rank that leaves after its part is done fails
 /// nobody; whoever still needs bytes from it gets MLXD_ERROR_PEER_LOST. Returns nothing, but sets
-/// mlxd_last_status(). Any thread; blocks for moments, MPI aside, or for up to 7 s where devices or
-/// calls of vendors' libraries that are under way do not answer. In a forked child it does nothing to the worlds of the parent.
+/// mlxd_last_status(). Any thread; blocks for moments, MPI aside; some seconds
+/// for each world whose devices do not answer, or while calls of vendors' libraries are under way. In
+/// a forked child it does nothing to the worlds of the parent.
 #[unsafe(no_mangle)]
 pub extern "C" fn mlxd_finalize() {
     guard(|| process::current().map(process::Process::finalize));

@@ -17,7 +17,8 @@
 //! - `seat`, `hearing`, `groups`, `failure`, `lines`, `lanes`, `records`, `sharing`: what a world does, by topic.
 //! - `world`, `state`, `member`: what a world is, what changes in it, and its groups.
 //! - `post`: the way to the control thread; `mailbox`, `listener`, `dial`, `channel`, `exchange`: to other ranks.
-//! - `message`, `handshake`, `host`, `lookup`: what ranks say, prove, and tell of where they are, and what names mean.
+//! - `message`, `handshake`, `host`, `user`, `wording`: what ranks say, prove, and tell of where they are.
+//! - `lookup`, `interfaces`, `cores`: what this machine knows of names, its own addresses and its processors.
 
 mod channel;
 mod cores;

@@ -1,5 +1,5 @@
-//! One world as this rank sees it. What its ranks do for each other is said elsewhere, by topic: `groups`,
-//! `failure`, `lanes`, `lines`, `records`, `sharing`.
+//! One world as this rank sees it. What its ranks do for each other is said elsewhere, by topic: `seat`, `hearing`,
+//! `groups`, `failure`, `lanes`, `lines`, `records`, `sharing`.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -119,8 +119,19 @@ impl Communicator {
 
     /// Whether what was called is done; what went wrong meanwhile, on whatever rank.
     pub fn state(&self) -> Result<Progress> {
-        let raw = self.lock()?;
-        let Some(Raw(comm)) = &*raw else { return Err(gone()) };
+        self.state_of(&*self.lock()?)
+    }
+
+    /// The same; `None` while another thread is in a call.
+    pub fn state_now(&self) -> Option<Result<Progress>> {
+        match self.ending.load(Ordering::SeqCst) {
+            true => Some(Err(gone())),
+            false => self.raw.try_lock().map(|raw| self.state_of(&raw)),
+        }
+    }
+
+    fn state_of(&self, raw: &Option<Raw>) -> Result<Progress> {
+        let Some(Raw(comm)) = raw else { return Err(gone()) };
         let mut state: c_int = 0;
         // SAFETY: the communicator is there while the lock is held; NCCL writes an int of ours.
         let code = unsafe { (self.library.functions.comm_get_async_error)(*comm, &mut state) };

@@ -37,7 +37,7 @@ use parking_lot::Mutex;
 use super::{Backend, End, Limits, Operation, Track, split};
 use crate::control::{Member, Seat};
 use crate::cuda::{self, Context, Events, Pending as _, StreamHandle};
-use crate::error::{Error, Result, Status, fail};
+use crate::error::{Error, Result, Status};
 use crate::health::Health;
 use crate::recorder::document::Identity;
 use crate::wait::{Deadline, Wake};
@@ -143,13 +143,14 @@ impl Shared {
         self.member.health.check().err().unwrap_or(error)
     }
 
-    /// What an operation came to whose end the device has reached.
-    fn verdict(&self) -> Result<()> {
+    /// What an operation came to whose end the device has reached; `None` while another thread is in a call
+    /// of NCCL's, for which nobody waits here.
+    fn verdict(&self) -> Option<Result<()>> {
         if self.comm.is_aborted() {
-            self.member.health.check()?;
-            fail!(Aborted, "the communicator was aborted");
+            let aborted = Error::new(Status::Aborted, "the communicator was aborted");
+            return Some(Err(self.member.health.check().err().unwrap_or(aborted)));
         }
-        self.comm.state().map(drop).map_err(|e| self.failed(e))
+        Some(self.comm.state_now()?.map(drop).map_err(|e| self.failed(e)))
     }
 
     /// What to say of an operation that does not end although the group has failed; `None` while it may.

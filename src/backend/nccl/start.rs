@@ -100,6 +100,8 @@ impl Parts {
         parent: Option<&Health>,
         deadline: Deadline,
     ) -> Result<Nccl> {
+        // What can fail comes first: nobody goes on without the others.
+        let wake = Wake::new()?;
         let (comm, stream) = self.connect(&context, &member, parent, deadline)?;
         let rank = self.rank_in(&member);
         let (world, id) = (self.world.clone(), member.group);
@@ -118,7 +120,7 @@ impl Parts {
             mark: OnceLock::new(),
             scratch: OnceLock::new(),
             pending: Mutex::default(),
-            wake: Wake::new()?,
+            wake,
             failed_at: OnceLock::new(),
             gave_up: AtomicBool::new(false),
             leaving: AtomicBool::new(false),

@@ -195,7 +195,7 @@ impl Shared {
         }
         if !work.is_empty()
             && !self.comm.is_gone()
-            && let Err(e) = self.comm.state()
+            && let Some(Err(e)) = self.comm.state_now()
         {
             self.failed(e);
         }

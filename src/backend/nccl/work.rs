@@ -167,7 +167,7 @@ impl Work {
         };
         let inside = shared.context.enter();
         let outcome = match inside.and_then(|_inside| self.end.is_done()) {
-            Ok(true) => shared.verdict(),
+            Ok(true) => shared.verdict().or_else(|| shared.has_given_up())?,
             Ok(false) => shared.has_given_up()?,
             Err(e) => Err(shared.fail_now(e)),
         };

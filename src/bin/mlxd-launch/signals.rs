@@ -28,7 +28,7 @@ pub struct Signals {
 pub struct Received {
     /// Its number.
     pub signal: i32,
-    /// `SIGCHLD`: the child that it tells of, the first to die since the last one was received.
+    /// `SIGCHLD`: the child that it tells of, the first to die or stop since the last one was received.
     pub child: Option<Pid>,
 }
 

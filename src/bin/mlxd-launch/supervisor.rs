@@ -143,8 +143,6 @@ impl Supervisor {
                 self.first_failure.get_or_insert(signals::exit_status(signal));
                 self.end_ranks();
             }
-            // Ctrl-Z was passed on.
-            libc::SIGTSTP => {}
             _ => self.say(&stopped),
         }
     }

@@ -254,11 +254,11 @@ impl Wire {
     pub fn say_goodbye(&self) {
         let mut state = self.state.lock();
         state.leaving = true;
-        self.part(&mut state);
+        self.leave(&mut state);
     }
 
     /// Says goodbye where this end is to, behind records that wait, as far as they can go.
-    fn part(&self, state: &mut State) {
+    fn leave(&self, state: &mut State) {
         self.look(state);
         if state.leaving && !state.is_over() {
             state.said = self.say(state, Said::Goodbye);
@@ -281,7 +281,7 @@ impl Wire {
             {
                 self.fail(&mut state, e);
             }
-            self.part(&mut state);
+            self.leave(&mut state);
             let all_said = state.said || !state.leaving;
             let all_sent = all_said && state.rooms.free() == state.rooms.total();
             if all_sent || state.left || state.end.is_some() {

@@ -221,3 +221,24 @@ fn probes_are_bounded() {
         assert_eq!((a.watch(0), b.watch(0)), (Ok(()), Ok(())));
     }
 }
+
+#[test]
+#[ignore = "needs RDMA devices: scripts/rxe-vm has some"]
+fn a_goodbye_waits_for_a_room() {
+    let (a, b) = rdma_wires(Kind::Uc);
+    greet(&a, &b);
+    // As if all were under way.
+    let mut taken = Vec::new();
+    {
+        let mut state = a.state.lock();
+        until(|| a.free_rooms(&mut state).is_ok() && state.rooms.free() == state.rooms.total());
+        taken.extend(std::iter::from_fn(|| state.rooms.take()));
+    }
+    a.say_goodbye();
+    assert!(!b.has_left());
+    for room in taken {
+        a.state.lock().rooms.give_back(room.into()).unwrap();
+    }
+    a.settle(Deadline::after(Some(Duration::from_secs(20))));
+    until(|| b.has_left());
+}
