@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFd;
 
 use super::channel::Channel;
+use super::commands::WorldKey;
 use super::message::Message;
-use super::post::WorldKey;
 use super::world::World;
 use crate::error::{Error, Status};
 use crate::wait::{Deadline, interest};

@@ -153,7 +153,7 @@ impl Starting<'_> {
             has_lines: true,
             mailbox: None,
             secret: self.plan.secret.clone(),
-            post: self.reactor.post().clone(),
+            commands: self.reactor.commands().clone(),
             listeners,
         }
     }

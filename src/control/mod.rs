@@ -13,18 +13,19 @@
 //! From the top down; each file knows only those below it:
 //!
 //! - `lineless`, `start`, `entry`, `meeting`, `gathering`: how a world comes up.
-//! - `reactor`, `desk`, `line`, `greeting`: the control thread, and what it looks after.
+//! - `reactor`, `event_loop`, `line`, `greeting`: the control thread, and what it looks after.
 //! - `seat`, `hearing`, `groups`, `failure`, `lines`, `lanes`, `records`, `sharing`: what a world does, by topic.
 //! - `world`, `state`, `member`: what a world is, what changes in it, and its groups.
-//! - `post`: the way to the control thread; `mailbox`, `listener`, `dial`, `channel`, `exchange`: to other ranks.
+//! - `commands`: the way to the control thread; `mailbox`, `listener`, `dial`, `channel`, `exchange`: to other ranks.
 //! - `message`, `handshake`, `host`, `user`, `wording`: what ranks say, prove, and tell of where they are.
 //! - `lookup`, `interfaces`, `cores`: what this machine knows of names, its own addresses and its processors.
 
 mod channel;
+mod commands;
 mod cores;
-mod desk;
 mod dial;
 mod entry;
+mod event_loop;
 mod exchange;
 mod failure;
 mod gathering;
@@ -44,7 +45,6 @@ mod mailbox;
 mod meeting;
 mod member;
 mod message;
-mod post;
 mod reactor;
 mod records;
 mod seat;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::channel::Channel;
-use super::desk::Desk;
+use super::commands::{Command, CommandQueue};
+use super::event_loop::EventLoop;
 use super::listener::{Listener, Listening, local_candidates};
 use super::lookup::resolve;
-use super::post::{Command, Post};
 use super::world::World;
 use crate::config::Address;
 use crate::error::{Error, Result, Status, fail};
@@ -24,7 +24,7 @@ pub type StartQueue = Arc<Mutex<()>>;
 
 /// What a process has for its worlds: the control thread, and where it listens.
 pub struct Reactor {
-    post: Arc<Post>,
+    commands: Arc<CommandQueue>,
     /// Those whose connections are let in.
     worlds: Mutex<Vec<Weak<World>>>,
     listeners: Mutex<HashMap<SocketAddr, Weak<Listening>>>,
@@ -42,7 +42,7 @@ impl Reactor {
     /// One without a thread, which starts when it is first needed.
     pub fn new() -> Result<Arc<Reactor>> {
         Ok(Arc::new(Reactor {
-            post: Arc::new(Post::new()?),
+            commands: Arc::new(CommandQueue::new()?),
             worlds: Mutex::default(),
             listeners: Mutex::default(),
             starts: Mutex::default(),
@@ -97,7 +97,7 @@ impl Reactor {
             return Ok(listening);
         }
         let listener = Arc::new(open()?);
-        let listening = Arc::new(Listening::new(listener.clone(), self.post.wake().clone()));
+        let listening = Arc::new(Listening::new(listener.clone(), self.commands.wake().clone()));
         let watch = Command::Watch(listener, Arc::downgrade(&listening));
         self.command(watch).map_err(std::io::Error::other)?;
         listeners.insert(listening.address, Arc::downgrade(&listening));
@@ -113,15 +113,15 @@ impl Reactor {
     }
 
     /// The way to the control thread.
-    pub fn post(&self) -> &Arc<Post> {
-        &self.post
+    pub fn commands(&self) -> &Arc<CommandQueue> {
+        &self.commands
     }
 
     /// Lets connections for this world in.
     pub fn serve(&self, world: &Arc<World>) {
         self.worlds.lock().push(Arc::downgrade(world));
         // It may be what a caller waits for.
-        self.post.wake().wake();
+        self.commands.wake().wake();
     }
 
     /// Looks after the control connection between this rank and `peer`, in a world that is served.
@@ -133,16 +133,16 @@ impl Reactor {
 
     /// Waits until all that was asked for so far has been done.
     pub fn settle(&self, limit: Duration) {
-        self.post.settle(limit);
+        self.commands.settle(limit);
     }
 
     fn command(self: &Arc<Self>, command: Command) -> Result<()> {
-        self.post.put(command, || {
+        self.commands.put(command, || {
             let reactor = self.clone();
             crate::thread::spawn("mlxd-control", move || {
                 // After a bug, what was looked after is closed, and the next command starts afresh.
                 if crate::thread::quietly(|| reactor.run()).is_err() {
-                    reactor.post.broke();
+                    reactor.commands.broke();
                 }
             })?;
             Ok(())
@@ -150,20 +150,20 @@ impl Reactor {
     }
 
     fn run(&self) {
-        let mut desk = Desk::default();
+        let mut event_loop = EventLoop::default();
         loop {
-            let commands = self.post.take();
+            let commands = self.commands.take();
             // After the commands: a world is served before it has lines.
-            desk.worlds = self.worlds();
+            event_loop.worlds = self.worlds();
             for command in commands {
-                desk.obey(command);
+                event_loop.obey(command);
             }
-            desk.close_unused();
+            event_loop.close_unused();
             // A world that has just been announced may be what a caller waits for.
-            desk.greet();
-            if !desk.is_idle() {
-                desk.work(self.post.wake());
-            } else if self.post.end() {
+            event_loop.greet();
+            if !event_loop.is_idle() {
+                event_loop.work(self.commands.wake());
+            } else if self.commands.end() {
                 return;
             }
         }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::commands::CommandQueue;
 use super::failure::finalized;
 use super::host::{self, Place};
 use super::listener::Listening;
 use super::mailbox::Mailbox;
 use super::member::Member;
-use super::post::Post;
 use super::state::{Presence, Shared};
 use super::world::World;
 use crate::config::Address;
@@ -40,7 +40,7 @@ pub struct Founding {
     /// See [`World`].
     pub secret: Option<String>,
     /// The way to the control thread.
-    pub post: Arc<Post>,
+    pub commands: Arc<CommandQueue>,
     /// Where this rank listens.
     pub listeners: Vec<Arc<Listening>>,
 }
@@ -67,7 +67,7 @@ impl World {
             has_lines,
             mailbox: Mutex::new(founding.mailbox.map(Arc::new)),
             secret: founding.secret,
-            post: founding.post,
+            commands: founding.commands,
             shared: Mutex::new(Shared::new(vec![presence; size], hosts)),
             changed: Condvar::new(),
             gone: AtomicBool::new(false),
@@ -94,7 +94,7 @@ impl World {
         }
         self.wake_waiters();
         if self.has_lines {
-            self.post.leave(self.key());
+            self.commands.leave(self.key());
         }
     }
 }

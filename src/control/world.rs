@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::commands::{CommandQueue, WorldKey};
 use super::host::Place;
 use super::mailbox::Mailbox;
 use super::message::Message;
-use super::post::{Post, WorldKey};
 use super::state::Shared;
 use crate::config::Address;
 use crate::wait::Deadline;
@@ -43,7 +43,7 @@ pub struct World {
     pub(super) mailbox: Mutex<Option<Arc<Mailbox>>>,
     pub(super) secret: Option<String>,
     /// The way to the control thread.
-    pub(super) post: Arc<Post>,
+    pub(super) commands: Arc<CommandQueue>,
     pub(super) shared: Mutex<Shared>,
     pub(super) changed: Condvar,
     /// Set once this rank has left: what happens to its groups then is nobody else's affair.
@@ -83,13 +83,13 @@ impl World {
     /// Tells some ranks, where there are lines.
     pub(super) fn tell(&self, to: Vec<usize>, message: Message) {
         if self.has_lines {
-            self.post.tell(self.key(), to, message);
+            self.commands.tell(self.key(), to, message);
         }
     }
 
     /// Waits until the others were told all that this rank had to say, as far as the connections take it.
     pub fn settle(&self, limit: Duration) {
-        self.post.settle(limit);
+        self.commands.settle(limit);
     }
 
     /// This rank's mailbox, unless it has none or has left.

@@ -52,21 +52,21 @@ struct Queue {
 }
 
 /// The commands that wait for the control thread.
-pub struct Post {
+pub struct CommandQueue {
     queue: Mutex<Queue>,
     wake: Arc<Wake>,
 }
 
-impl std::fmt::Debug for Post {
+impl std::fmt::Debug for CommandQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Post")
+        f.write_str("CommandQueue")
     }
 }
 
-impl Post {
+impl CommandQueue {
     /// Without commands, and without a thread.
-    pub fn new() -> Result<Post> {
-        Ok(Post { queue: Mutex::default(), wake: Arc::new(Wake::new()?) })
+    pub fn new() -> Result<CommandQueue> {
+        Ok(CommandQueue { queue: Mutex::default(), wake: Arc::new(Wake::new()?) })
     }
 
     /// Tells some ranks of a world.
@@ -143,15 +143,15 @@ mod tests {
 
     #[test]
     fn without_a_thread_nobody_is_told() {
-        let post = Post::new().unwrap();
-        post.tell((1, 0), vec![1], Message::Bye);
-        post.leave((1, 0));
-        post.settle(Duration::ZERO);
-        assert_eq!(post.take().len(), 0);
-        post.put(bye(vec![1]), || Ok(())).unwrap();
-        post.leave((1, 0));
-        post.settle(Duration::ZERO);
-        let commands: Vec<Command> = post.take().into();
+        let queue = CommandQueue::new().unwrap();
+        queue.tell((1, 0), vec![1], Message::Bye);
+        queue.leave((1, 0));
+        queue.settle(Duration::ZERO);
+        assert_eq!(queue.take().len(), 0);
+        queue.put(bye(vec![1]), || Ok(())).unwrap();
+        queue.leave((1, 0));
+        queue.settle(Duration::ZERO);
+        let commands: Vec<Command> = queue.take().into();
         assert!(matches!(
             commands[..],
             [Command::Tell { .. }, Command::Leave((1, 0)), Command::Answer(_)]
@@ -160,25 +160,25 @@ mod tests {
 
     #[test]
     fn a_thread_is_started_where_there_is_none() {
-        let post = Post::new().unwrap();
+        let queue = CommandQueue::new().unwrap();
         let mut starts = 0;
-        let mut put = |post: &Post| {
+        let mut put = |queue: &CommandQueue| {
             let start = || {
                 starts += 1;
                 Ok(())
             };
-            post.put(bye(Vec::new()), start).unwrap();
+            queue.put(bye(Vec::new()), start).unwrap();
             starts
         };
-        assert_eq!((put(&post), put(&post)), (1, 1));
-        assert!(!post.end(), "two commands wait");
-        assert_eq!((post.take().len(), post.end()), (2, true));
-        assert_eq!(put(&post), 2, "the thread has ended");
-        post.broke();
-        assert_eq!(put(&post), 3, "the thread has broken");
+        assert_eq!((put(&queue), put(&queue)), (1, 1));
+        assert!(!queue.end(), "two commands wait");
+        assert_eq!((queue.take().len(), queue.end()), (2, true));
+        assert_eq!(put(&queue), 2, "the thread has ended");
+        queue.broke();
+        assert_eq!(put(&queue), 3, "the thread has broken");
         let failed = || crate::error::fail!(System, "no thread");
-        post.broke();
-        assert!(post.put(bye(Vec::new()), failed).is_err());
-        assert_eq!((post.take().len(), put(&post)), (2, 4), "what came before a failure stays");
+        queue.broke();
+        assert!(queue.put(bye(Vec::new()), failed).is_err());
+        assert_eq!((queue.take().len(), put(&queue)), (2, 4), "what came before a failure stays");
     }
 }

@@ -1,14 +1,14 @@
-//! All that the control thread looks after, and how it goes about it.
+//! The control thread's event loop: what it looks after, and how it goes about it.
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::commands::{Command, WorldKey};
 use super::greeting::{Greeting, Step};
 use super::line::Line;
 use super::listener::{Listener, Listening, guests};
 use super::mailbox::Mailbox;
-use super::post::{Command, WorldKey};
 use super::world::World;
 use crate::wait::{Deadline, Wake, interest, wait};
 
@@ -17,7 +17,7 @@ const MAILBOX_REST: Duration = Duration::from_millis(100);
 
 /// All that the control thread looks after.
 #[derive(Default)]
-pub struct Desk {
+pub struct EventLoop {
     /// Each with its uses.
     listeners: Vec<(Arc<Listener>, Weak<Listening>)>,
     /// Those whose connections are let in.
@@ -28,7 +28,7 @@ pub struct Desk {
     mailbox_rest: Option<Deadline>,
 }
 
-impl Desk {
+impl EventLoop {
     /// Whether there is nothing to look after.
     pub fn is_idle(&self) -> bool {
         self.listeners.is_empty() && self.greetings.is_empty() && self.lines.is_empty()
