@@ -27,9 +27,10 @@ function(add_rdma_test program topology ranks devices wires queue_pair settings)
   set_rdma_properties(${test} "MLXD_RDMA_QP=${queue_pair};${settings}")
 endfunction()
 
-# Each of the eight ways to connect so many ranks runs another part of the matrix, so that together they run
-# all of it on two ranks, and half of it on three. With more ranks every start takes seconds: then each way has one of the
-# three programs, chosen so that each program has meshes and rings.
+# Each of the eight ways to connect two ranks runs another part of the matrix, so that together they run all of
+# it; on three ranks they run half of it. With more ranks every start takes seconds: then there are four of the
+# ways, in which any two of topology, type of queue pairs and number of devices meet, and each has one of the
+# three programs.
 set(matrices matrix_reduce matrix_move matrix_p2p)
 set(parts_on_2 8)
 set(parts_on_3 16)
@@ -43,13 +44,16 @@ foreach(ranks 2 3 4 8)
         # Half of the ways send from where callers' memory is, whatever that costs: of either type of
         # queue pairs, and on one device and on two.
         set(register auto)
-        if(part MATCHES "[1247]")
+        if(part MATCHES "[1247]" OR (ranks GREATER 3 AND part MATCHES "[35]"))
           set(register always)
         endif()
         set(programs ${matrices})
         if(ranks GREATER 3)
-          math(EXPR which "(${part} + ${ranks} / 4) % 3")
+          math(EXPR which "(${part} / 2 + ${ranks} / 4) % 3")
           list(GET matrices ${which} programs)
+          if(part MATCHES "[1247]")
+            set(programs)
+          endif()
         endif()
         foreach(program IN LISTS programs)
           add_rdma_test(${program} ${topology} ${ranks} ${devices} 1 ${queue_pair}
@@ -91,7 +95,6 @@ MLXD_RECV_TIMEOUT_MS=15000;${settings}")
 endfunction()
 add_lossy_test(rc rc "MLXD_RDMA_REGISTER=always;MLXD_TEST_LOST=counted" rdma_lossy reliable)
 add_lossy_test(small_rc rc "" small 60)
-add_lossy_test(matrix_p2p_rc rc "MLXD_TEST_PART=3/64" matrix_p2p)
 add_lossy_test(uc uc "MLXD_RDMA_REGISTER=always" rdma_lossy unreliable 1)
 # There a rank that is not told what was lost waits for its limit.
 add_lossy_test(uc_plain uc "MLXD_TEST_NO_TCP=1" rdma_lossy unreliable 2)
@@ -141,7 +144,8 @@ add_test(NAME rdma_plain COMMAND "${rdma_with}" 1 $<TARGET_FILE:rdma_plain>)
 set_rdma_properties(rdma_plain "")
 
 # The longest begin first.
-set_tests_properties(rdma_small_mesh_2_uc_on_2 rdma_peer_lost_rc rdma_plain PROPERTIES COST 1000)
+set_tests_properties(rdma_small_mesh_2_uc_on_2 rdma_peer_lost_rc rdma_plain rdma_misconfigured_devices
+  PROPERTIES COST 1000)
 
 # Starts where all is there; where there may be no device or no libibverbs, whatever this machine has;
 # devices files that nobody could start from.
