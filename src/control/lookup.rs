@@ -55,10 +55,20 @@ fn resolve_by(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Sender, channel};
 
     use super::*;
     use crate::error::{Error, Status};
+
+    /// A resolver that answers once the other half is gone.
+    fn silent() -> (Sender<()>, impl FnOnce(&Address) -> Result<Vec<SocketAddr>> + Send) {
+        let (never, answer) = channel();
+        let resolver = move |_: &Address| {
+            let _ = answer.recv();
+            Ok(Vec::new())
+        };
+        (never, resolver)
+    }
 
     #[test]
     fn names_and_numbers_are_found() {
@@ -71,11 +81,7 @@ mod tests {
 
     #[test]
     fn a_resolver_that_does_not_answer_is_left_behind() {
-        let (_never, answer) = channel::<()>();
-        let silent = move |_: &Address| {
-            let _ = answer.recv();
-            Ok(Vec::new())
-        };
+        let (_never, silent) = silent();
         let soon = Deadline::after(Some(Duration::from_millis(20)));
         let address = Address::new("far", 1);
         let error = resolve_by(silent, &address, soon, None).unwrap_err();
@@ -85,11 +91,7 @@ mod tests {
 
     #[test]
     fn a_failure_ends_the_wait() {
-        let (_never, answer) = channel::<()>();
-        let silent = move |_: &Address| {
-            let _ = answer.recv();
-            Ok(Vec::new())
-        };
+        let (_never, silent) = silent();
         let health = Health::new().unwrap();
         health.fail(Error::new(Status::Aborted, "enough"));
         let error = resolve_by(silent, &Address::new("far", 1), Deadline::NEVER, Some(&health))
