@@ -100,8 +100,8 @@ impl Parts {
         parent: Option<&Health>,
         deadline: Deadline,
     ) -> Result<Nccl> {
-        // What can fail comes first: nobody goes on without the others.
-        let wake = Wake::new()?;
+        // Before the others go on.
+        let wake = Wake::new().map_err(|e| self.failed(&member, e))?;
         let (comm, stream) = self.connect(&context, &member, parent, deadline)?;
         let rank = self.rank_in(&member);
         let (world, id) = (self.world.clone(), member.group);
